@@ -1,0 +1,78 @@
+"""What the rest of the program asks of a remote. Knows nothing of Nix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from nixfetch.errors import TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+
+class NotFoundError(TransportError):
+    """The remote answered, and it has no such object."""
+
+
+class AuthenticationError(TransportError):
+    """The remote wants credentials that it was not given, or refuses the given ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """Which bytes of an object are wanted."""
+
+    start: int
+    """Offset of the first byte, from 0."""
+    stop: int | None = None
+    """Offset behind the last byte; None: to the end."""
+    validator: str | None = None
+    """A `Body.validator` of an earlier answer: the range counts only if the object is still that one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body:
+    """An object on its way."""
+
+    chunks: Iterator[bytes]
+    """The bytes as they travel, in pieces of at most 256 KiB; still under `encoding`."""
+    size: int | None = None
+    """Bytes that `chunks` will give, where the remote says so beforehand."""
+    encoding: str | None = None
+    """The Content-Encoding that the bytes are under ("gzip", "br", "zstd"); None: none."""
+    start: int = 0
+    """Offset in the object of the first byte: 0 where a range was not asked for or not honoured."""
+    validator: str | None = None
+    """Names this version of the object, for `Range.validator`; None where the remote has no strong one."""
+
+
+class Transport(Protocol):
+    """One remote, such as ``https://cache.nixos.org`` or ``s3://bucket``. Safe to share among threads."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, as a user would type it, without secrets and without parameters."""
+        ...
+
+    def open(self, name: str, wanted: Range | None = None) -> AbstractContextManager[Body]:
+        """Start reading one object.
+
+        Args:
+            name: a relative URL below the remote, such as ``nar/0rd…9p.nar.xz``; transports
+                over HTTP take an absolute http or https URL too.
+            wanted: the part to read; the whole object without it. A remote that cannot do
+                ranges answers with the whole object: look at `Body.start`.
+
+        Raises, here or while `Body.chunks` is read:
+            NotFoundError: there is no such object.
+            AuthenticationError: the remote wants other credentials.
+            TransportError: anything else; `retryable` says whether to try again. Bodies that
+                end before the announced size are a retryable TransportError.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of connections; the transport is not used afterwards."""
+        ...
