@@ -12,7 +12,7 @@ Leaf classes live beside the code that raises them.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ class NixfetchError(Exception):
         exit_code: what the command line exits with.
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
     def __init__(self, problem: str, *, hint: str | None = None, **facts: object) -> None:
         super().__init__(problem)

@@ -20,6 +20,10 @@ class AuthenticationError(TransportError):
     """The remote wants credentials that it was not given, or refuses the given ones."""
 
 
+class UnsatisfiableRangeError(TransportError):
+    """The object has no byte of the range that was asked for: it is shorter than thought."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
     """Which bytes of an object are wanted."""
@@ -29,7 +33,17 @@ class Range:
     stop: int | None = None
     """Offset behind the last byte; None: to the end."""
     validator: str | None = None
-    """A `Body.validator` of an earlier answer: the range counts only if the object is still that one."""
+    """A `Body.validator` of an earlier answer: the range counts only if the object is that one."""
+
+    def __post_init__(self) -> None:
+        if self.start < 0 or (self.stop is not None and self.stop <= self.start):
+            message = f"no bytes between {self.start} and {self.stop}"
+            raise ValueError(message)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the whole object."""
+        return self.start == 0 and self.stop is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +59,11 @@ class Body:
     start: int = 0
     """Offset in the object of the first byte: 0 where a range was not asked for or not honoured."""
     validator: str | None = None
-    """Names this version of the object, for `Range.validator`; None where the remote has no strong one."""
+    """Names this version of the object, for `Range.validator`; None where none is strong."""
 
 
 class Transport(Protocol):
-    """One remote, such as ``https://cache.nixos.org`` or ``s3://bucket``. Safe to share among threads."""
+    """One remote, such as ``https://cache.nixos.org`` or ``s3://bucket``; threads may share it."""
 
     @property
     def url(self) -> str:
@@ -68,6 +82,7 @@ class Transport(Protocol):
         Raises, here or while `Body.chunks` is read:
             NotFoundError: there is no such object.
             AuthenticationError: the remote wants other credentials.
+            UnsatisfiableRangeError: `wanted` begins behind the object's end.
             TransportError: anything else; `retryable` says whether to try again. Bodies that
                 end before the announced size are a retryable TransportError.
         """

@@ -1,0 +1,136 @@
+"""Several caches as one, in strict order of priority.
+
+A second cache is asked only for what the first lacks or fails at.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from nixfetch.errors import FormatError, NixfetchError, TransportError, TrustError
+from nixfetch.formats.cacheinfo import DEFAULT_PRIORITY
+from nixfetch.plan.sources import Hunt, by_priority
+from nixfetch.transport.base import NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from nixfetch.cache.client import BinaryCache
+    from nixfetch.formats.storepath import StorePath
+    from nixfetch.plan.trust import Trusted, TrustPolicy
+
+_log = logging.getLogger(__name__)
+HEALABLE = (FormatError, TrustError, TransportError)
+"""What another cache may do better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A path that a cache has and somebody vouches for, and where else it could be had."""
+
+    trusted: Trusted
+    cache: BinaryCache
+    hunt: Hunt[BinaryCache]
+
+
+class CacheGroup:
+    """The caches of a run. Close it, or leave its ``with`` block. Safe to share among threads."""
+
+    def __init__(self, caches: Iterable[BinaryCache]) -> None:
+        """Use `caches`, which become this object's to close; ties go to the earlier one."""
+        self._caches = list(caches)
+        self._ordered: list[BinaryCache] | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        with ExitStack() as stack:
+            for cache in self._caches:
+                stack.callback(cache.close)
+
+    def in_order(self) -> list[BinaryCache]:
+        """The caches, the one to ask first first.
+
+        One alone is not asked for its priority. One that does not say it, for whatever
+        reason, is taken at Nix's default: it may still have what we look for.
+        """
+        with self._lock:
+            if self._ordered is None:
+                if len(self._caches) > 1:
+                    ranks = by_priority([_priority(cache) for cache in self._caches])
+                    self._ordered = [self._caches[rank] for rank in ranks]
+                else:
+                    self._ordered = self._caches
+            return self._ordered
+
+    def find(self, path: StorePath, policy: TrustPolicy) -> Found:
+        """The first cache that has `path`, vouched for.
+
+        Raises:
+            MissingError: no cache has it.
+            NixfetchError: no cache has it in a form to be believed; says what each answered.
+        """
+        caches = self.in_order()
+        return self._next(path, policy, Hunt(str(path), [(cache.url, cache) for cache in caches]))
+
+    def find_next(self, found: Found, error: NixfetchError, policy: TrustPolicy) -> Found:
+        """The next cache for a path whose NAR was no good.
+
+        Args:
+            found: what was tried.
+            error: why it was no good; one of `HEALABLE`.
+            policy: as before.
+
+        Raises:
+            As `find`.
+        """
+        found.hunt.failed(error)
+        return self._next(found.trusted.info.path, policy, found.hunt)
+
+    def resolve(self, hash_part: str) -> StorePath:
+        """The full path with this hash part, on the word of the first cache that has one.
+
+        Raises:
+            As `find`.
+        """
+        hunt = Hunt(hash_part, [(cache.url, cache) for cache in self.in_order()])
+        while (cache := hunt.next()) is not None:
+            try:
+                return cache.narinfo(hash_part).path
+            except HEALABLE as error:
+                hunt.failed(error)
+        raise hunt.verdict(missing=NotFoundError)
+
+    def _next(self, path: StorePath, policy: TrustPolicy, hunt: Hunt[BinaryCache]) -> Found:
+        while (cache := hunt.next()) is not None:
+            try:
+                return Found(cache.lookup(path, policy), cache, hunt)
+            except HEALABLE as error:
+                hunt.failed(error)
+                if not isinstance(error, NotFoundError):
+                    _log.info("%s: %s", cache.url, error)
+        raise hunt.verdict(missing=NotFoundError)
+
+
+def _priority(cache: BinaryCache) -> int:
+    try:
+        return cache.priority
+    except HEALABLE as error:
+        _log.warning("%s does not say its priority: %s", cache.url, error)
+        return DEFAULT_PRIORITY

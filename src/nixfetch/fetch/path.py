@@ -1,0 +1,108 @@
+"""One path: from the caches that have it into the store's staging."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nixfetch.cache.group import HEALABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nixfetch.cache.group import CacheGroup, Found
+    from nixfetch.plan.trust import TrustPolicy
+    from nixfetch.store.local import LocalStore
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """A path whose tree is finished and waits for `LocalStore.settle`."""
+
+    found: Found
+    attempts: int
+    """Caches whose NAR was tried."""
+    downloaded: int
+    """Bytes, in vain or not."""
+    seconds: float
+
+
+class Gauge:
+    """Counts the bytes of one path, and says so now and then."""
+
+    def __init__(self, tell: Callable[[int, int], None], *, now: Callable[[], float]) -> None:
+        """Call `tell` with bytes downloaded and unpacked since its last call."""
+        self._tell = tell
+        self._now = now
+        self._due = 0.0
+        self._downloaded = 0
+        self._unpacked = 0
+        self.total = 0
+        """Bytes downloaded so far."""
+
+    def downloaded(self, size: int) -> None:
+        """Count `size` bytes that arrived."""
+        self._downloaded += size
+        self.total += size
+
+    def unpacked(self, size: int) -> None:
+        """Count `size` bytes that were decoded and written."""
+        self._unpacked += size
+        if self._now() >= self._due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Say what was not yet said."""
+        if self._downloaded or self._unpacked:
+            self._tell(self._downloaded, self._unpacked)
+        self._downloaded = self._unpacked = 0
+        self._due = self._now() + _INTERVAL
+
+
+_INTERVAL = 0.1  # seconds between two words of progress about one path
+
+
+def unpack(
+    found: Found,
+    *,
+    caches: CacheGroup,
+    policy: TrustPolicy,
+    store: LocalStore,
+    gauge: Gauge,
+    started: Callable[[Found], None] = lambda _: None,
+    checkpoint: Callable[[], None] = lambda: None,
+) -> Unpacked:
+    """Download, verify and unpack one path, from the next cache when one fails at it.
+
+    Args:
+        found: where to begin.
+        caches: where to go on.
+        policy: whom to believe there.
+        store: where it goes.
+        gauge: is told of bytes.
+        started: is told of each cache that is tried.
+        checkpoint: called between chunks; raises to give up.
+
+    Raises:
+        NixfetchError: no cache gave it, or the store could not take it. Nothing is left.
+    """
+    begin = time.monotonic()
+    attempts = 0
+    while True:
+        attempts += 1
+        started(found)
+        try:
+            with (
+                store.adding(found.trusted) as sink,
+                found.cache.nar(found.trusted, downloaded=gauge.downloaded) as chunks,
+            ):
+                for chunk in chunks:
+                    checkpoint()
+                    sink.write(chunk)
+                    gauge.unpacked(len(chunk))
+        except HEALABLE as error:
+            found = caches.find_next(found, error, policy)
+        else:
+            gauge.flush()
+            return Unpacked(found, attempts, gauge.total, time.monotonic() - begin)

@@ -1,0 +1,70 @@
+"""A fixed number of threads that do what they are told and say what came of it.
+
+Not `concurrent.futures`: its threads are joined when the interpreter ends, so that Ctrl-C
+would wait for a server that does not answer.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """A job ended with an exception that it should not have let out."""
+
+    error: BaseException
+
+
+class Pool(Generic[_T]):
+    """Threads that run jobs in the order of `submit` and put their results into one queue."""
+
+    def __init__(self, name: str, threads: int, results: queue.SimpleQueue[_T | Crash]) -> None:
+        """Start no thread yet: the first `threads` jobs do.
+
+        Args:
+            name: of the threads, for who looks at them.
+            threads: at most this many.
+            results: takes what jobs return, and a `Crash` for what they raise.
+        """
+        self._name = name
+        self._most = threads
+        self._jobs: queue.SimpleQueue[Callable[[], _T] | None] = queue.SimpleQueue()
+        self._results = results
+        self._threads: list[threading.Thread] = []
+        self.pending = 0
+        """Jobs submitted whose results were not yet taken: the taker counts down."""
+
+    def submit(self, job: Callable[[], _T]) -> None:
+        """Have `job` run by a thread."""
+        self.pending += 1
+        self._jobs.put(job)
+        if len(self._threads) < min(self._most, self.pending):
+            number = len(self._threads) + 1
+            thread = threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def close(self, *, patience: float) -> bool:
+        """End the threads when their jobs are done; whether they all did in `patience` seconds."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join(patience)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                result: _T | Crash = job()
+            except BaseException as error:  # noqa: BLE001 - handed to whoever waits for it
+                result = Crash(error)
+            self._results.put(result)

@@ -1,0 +1,150 @@
+"""Temporary roots: what a running process needs is not garbage, by Nix's own protocol.
+
+    ROOT/nix/var/nix/temproots/<pid>    full paths, each ended by a NUL; its writer holds the
+                                        file's lock for as long as it lives
+    ROOT/nix/var/nix/gc.lock            held exclusively by a collector at work
+    ROOT/nix/var/nix/gc-socket/socket   takes a path and a newline from whoever comes while it
+                                        works, and answers "1" when the path is safe
+
+Say first, look second: a path is put here before anybody asks whether it is valid, or a
+collector could take it between the answer and its use.
+
+Source: nix, src/libstore/gc.cc, `addTempRoot`, `findTempRoots`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from nixfetch.errors import StoreError
+from nixfetch.store.disk import disk_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from nixfetch.formats.storepath import StorePath
+    from nixfetch.store.layout import Layout
+
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+_PAUSE = 0.1  # seconds between looks at a collector that starts or ends, as Nix
+_PATIENCE = 600.0  # seconds for a collector that holds its lock and answers nobody
+
+
+class CollectorBusyError(StoreError):
+    """A garbage collector runs and does not answer."""
+
+
+class TempRoots:
+    """The temporary roots of one open store. Safe to share among threads."""
+
+    def __init__(self, layout: Layout) -> None:
+        """Make this process's file; `close` removes it.
+
+        Raises:
+            DiskError: it cannot be made.
+        """
+        self._layout = layout
+        self._lock = threading.Lock()
+        self._held: set[StorePath] = set()
+        self._collector: socket.socket | None = None
+        with disk_errors(layout.temp_roots):
+            self._gc_lock = os.open(layout.gc_lock, _OPEN, 0o600)
+            try:
+                self._file, self._fd = _own_file(layout.temp_roots)
+            except BaseException:
+                os.close(self._gc_lock)
+                raise
+
+    def add(self, paths: Iterable[StorePath]) -> None:
+        """Keep `paths`, and all that they refer to, until `close`.
+
+        Raises:
+            DiskError: the file cannot be written.
+            CollectorBusyError: a collector runs and took none of them within ten minutes.
+        """
+        with self._lock:
+            fresh = [path for path in paths if path not in self._held]
+            if not fresh:
+                return
+            with disk_errors(self._file):
+                self._tell_collector(fresh)
+                os.write(self._fd, b"".join(str(path).encode() + b"\0" for path in fresh))
+            self._held.update(fresh)
+
+    def close(self) -> None:
+        """Give all of them up."""
+        with self._lock:
+            self._file.unlink(missing_ok=True)
+            os.close(self._fd)
+            os.close(self._gc_lock)
+            if self._collector is not None:
+                self._collector.close()
+
+    def _tell_collector(self, paths: list[StorePath]) -> None:
+        """Return once no collector runs, or the one that does knows of `paths`."""
+        deadline = time.monotonic() + _PATIENCE
+        while not self._no_collector():
+            try:
+                self._send(paths)
+            except (ConnectionError, FileNotFoundError, EOFError):
+                # It is about to listen, or has just ended.
+                if self._collector is not None:
+                    self._collector.close()
+                    self._collector = None
+                if time.monotonic() > deadline:
+                    raise CollectorBusyError(
+                        "a garbage collector runs and does not answer",
+                        lock=str(self._layout.gc_lock),
+                    ) from None
+                time.sleep(_PAUSE)
+            else:
+                return
+
+    def _no_collector(self) -> bool:
+        try:
+            fcntl.flock(self._gc_lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        # Kept until the next call that needs it: a collector waits for whoever fetches no
+        # longer than it takes to write the list.
+        fcntl.flock(self._gc_lock, fcntl.LOCK_UN)
+        return True
+
+    def _send(self, paths: list[StorePath]) -> None:
+        if self._collector is None:
+            collector = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                collector.connect(str(self._layout.gc_socket))
+            except BaseException:
+                collector.close()
+                raise
+            self._collector = collector
+        for path in paths:
+            self._collector.sendall(f"{path}\n".encode())
+            if self._collector.recv(1) != b"1":
+                raise EOFError
+
+
+def _own_file(directory: Path) -> tuple[Path, int]:
+    """A file for this process, empty and locked. Another store of this process has another."""
+    number = 0
+    while True:
+        file = directory / (f"{os.getpid()}-{number}" if number else str(os.getpid()))
+        fd = os.open(file, _OPEN, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # ours, of another store object, or a collector reading it
+            os.close(fd)
+            number += 1
+            continue
+        if file.stat().st_ino == os.fstat(fd).st_ino:
+            # Left behind by a dead process of the same number: its list is void.
+            os.ftruncate(fd, 0)
+            return file, fd
+        os.close(fd)

@@ -1,0 +1,308 @@
+"""Caches over HTTP and HTTPS. Knows URLs, status codes and redirects; knows nothing of Nix.
+
+What a cache may make us do, in one place (FORMATS and threats: docs/architecture.md):
+
+    relative name   below the base URL, whatever its encoding says
+    absolute URL    treated as a redirect from the base URL
+    redirect        at most MAX_REDIRECTS; http and https only; never from https to http; never to
+                    an address nearer to us than the cache itself (`addresses`)
+    credentials     sent to the base URL's own origin (scheme, host, port) and nowhere else
+    cookies         never kept
+    body            handed on as it travels; we ask for no encoding, and say which one we got
+
+Limits that hold below us: h11 refuses a header block or a chunk header over 100 KiB; httpx waits
+at most the stall timeout for each read, so a server that drips bytes is bounded by the reader's
+own deadline, and a stream of 1xx answers by nothing but the server's patience.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from contextlib import closing, contextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import httpx
+
+from nixfetch.errors import TransportError, facts
+from nixfetch.transport import answers, causes
+from nixfetch.transport.addresses import Boundary, resolve
+from nixfetch.transport.base import AuthenticationError, Body
+from nixfetch.transport.options import user_agent
+from nixfetch.transport.tls import LazyTrust
+from nixfetch.transport.urls import UrlError, checked_text, redacted, scheme, segments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from nixfetch.transport.addresses import Resolver
+    from nixfetch.transport.base import Range
+    from nixfetch.transport.options import TransportOptions
+
+CHUNK_SIZE = 256 * 1024  # bytes; what `Body.chunks` allows
+MAX_REDIRECTS = 5  # hops; real caches need one, to their object store
+MAX_DISCARD = 16 * 1024  # bytes of an unwanted body worth reading to keep its connection
+KEEPALIVE = 30.0  # seconds; below the idle limits of common servers and load balancers
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def new_client(options: TransportOptions) -> httpx.Client:
+    """The client that `HttpTransport` wants: HTTP/1.1, no cookies, no redirects of its own.
+
+    HTTP/1.1 because large bodies are what is fetched, and one lost packet holds up all streams of
+    an HTTP/2 connection.
+    """
+    return httpx.Client(
+        verify=LazyTrust(options.ca_file),
+        trust_env=options.trust_env,
+        headers={"user-agent": user_agent(options)},
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        timeout=httpx.Timeout(
+            connect=options.connect_timeout,
+            read=options.stall_timeout,
+            write=options.stall_timeout,
+            pool=None,  # waiting for one of our own connections is no fault of the remote
+        ),
+        limits=httpx.Limits(
+            max_connections=options.connections,
+            max_keepalive_connections=options.connections,
+            keepalive_expiry=KEEPALIVE,
+        ),
+        follow_redirects=False,
+    )
+
+
+def connect(
+    url: str, *, options: TransportOptions, auth: tuple[str, str] | None = None
+) -> HttpTransport:
+    """The transport of an http or https URL; see `HttpTransport` for `auth`."""
+    return HttpTransport(url, new_client(options), auth=auth)
+
+
+class HttpTransport:
+    """Reads from one base URL.
+
+    Args:
+        base_url: where the cache is; a user and password in it become basic authentication.
+        client: as `new_client` makes it; it becomes the transport's to close.
+        auth: user and password for the base URL's origin, for a URL that has none of its own.
+        resolver: gives the addresses of a host name, to judge redirects by.
+        now: seconds since 1970, to judge a Retry-After date by.
+
+    Raises:
+        UrlError: `base_url` is no http or https URL with a host, or has a query.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        client: httpx.Client,
+        *,
+        auth: tuple[str, str] | None = None,
+        resolver: Resolver = resolve,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = client
+        self._now = now
+        url = _parsed(base_url)
+        if url.query or url.fragment:
+            raise UrlError("unknown parameter in the URL", url=redacted(base_url).partition("?")[0])
+        if url.userinfo:
+            auth = unquote(url.username), unquote(url.password)
+        self._authorization = _basic(*auth) if auth else None
+        self._base = url.copy_with(userinfo=b"", path=url.path.rstrip("/") + "/")
+        self._boundary = Boundary(_host(url), resolver)
+
+    @property
+    def url(self) -> str:
+        return redacted(str(self._base)).rstrip("/")
+
+    def close(self) -> None:
+        self._client.close()
+
+    @contextmanager
+    def open(self, name: str, wanted: Range | None = None) -> Iterator[Body]:
+        shown = redacted(name) if scheme(name) else f"{self.url}/{redacted(name)}"
+        with facts(url=shown):
+            response = self._answer(self._target(name), wanted)
+        with closing(response):
+            with facts(url=shown):
+                body = _body(response, wanted, shown)
+            yield body
+
+    def _target(self, name: str) -> httpx.URL:
+        if scheme(name) is not None:
+            return self._allowed(_parsed(name), before=self._base)
+        segments(name)
+        return _parsed(f"{self._base}{name}")
+
+    def _allowed(self, url: httpx.URL, *, before: httpx.URL) -> httpx.URL:
+        """`url`, if the answer of `before` may send us there."""
+        if before.scheme == "https" and url.scheme != "https":
+            raise UrlError("redirect from https to http", target=redacted(str(url)))
+        self._boundary.check(_host(url))
+        return url.copy_with(userinfo=b"", fragment=None)
+
+    def _answer(self, url: httpx.URL, wanted: Range | None) -> httpx.Response:
+        """Ask, follow redirects, and return the first answer that has the object."""
+        first = url
+        for _ in range(MAX_REDIRECTS + 1):
+            with facts(**({} if url is first else {"redirected_to": redacted(str(url))})):
+                response = self._send(url, wanted)
+                if response.status_code in {answers.OK, answers.PARTIAL}:
+                    return response
+                _discard(response)
+                url = self._next(url, response)
+        raise UrlError("too many redirects", limit=MAX_REDIRECTS)
+
+    def _next(self, url: httpx.URL, response: httpx.Response) -> httpx.URL:
+        """Where an answer that is not the object sends us; raises when nowhere."""
+        location = response.headers.get("location")
+        if response.status_code not in answers.REDIRECTS or not location:
+            raise answers.refusal(response.status_code, response.headers, now=self._now)
+        return self._allowed(_parsed(_resolved(url, location)), before=url)
+
+    def _send(self, url: httpx.URL, wanted: Range | None) -> httpx.Response:
+        headers = {"accept": "*/*", "accept-encoding": "identity"}
+        if self._authorization is not None and _origin(url) == _origin(self._base):
+            headers["authorization"] = self._authorization
+        headers |= _range_headers(wanted)
+        request = self._client.build_request("GET", url, headers=headers)
+        try:
+            # auth=None: without it httpx looks for credentials itself.
+            return self._client.send(request, stream=True, auth=None, follow_redirects=False)
+        except httpx.HTTPError as error:
+            raise _failure(error) from error
+
+
+def _range_headers(wanted: Range | None) -> dict[str, str]:
+    """Fields that ask for `wanted`; none where its validator cannot be checked by the server."""
+    if wanted is None or wanted.whole:
+        return {}
+    if wanted.validator is None:
+        return {"range": answers.range_field(wanted)}
+    if answers.strong(wanted.validator) is None:
+        return {}
+    return {"range": answers.range_field(wanted), "if-range": wanted.validator}
+
+
+def _body(response: httpx.Response, wanted: Range | None, shown: str) -> Body:
+    headers = response.headers
+    validator = answers.strong(headers.get("etag"))
+    start, size = 0, _length(headers)
+    if response.status_code == answers.PARTIAL:
+        start, size = _part(response, wanted)
+    return Body(
+        chunks=_chunks(response, size, shown),
+        size=size,
+        encoding=answers.encoding(headers.get("content-encoding")),
+        start=start,
+        validator=validator,
+    )
+
+
+def _length(headers: httpx.Headers) -> int | None:
+    text = headers.get("content-length", "")
+    chunked = "transfer-encoding" in headers  # which then counts, RFC 9112 section 6.3
+    return int(text) if text.isascii() and text.isdecimal() and not chunked else None
+
+
+def _part(response: httpx.Response, wanted: Range | None) -> tuple[int, int]:
+    """Offset and size of a 206 answer's body."""
+    if wanted is None or not _range_headers(wanted):
+        raise answers.BrokenAnswerError("partial answer that was not asked for", retryable=True)
+    size = answers.content_range(response.headers.get("content-range"), wanted)
+    etag = response.headers.get("etag")
+    if wanted.validator is not None and etag is not None and etag != wanted.validator:
+        raise answers.BrokenAnswerError("partial answer of another version", retryable=True)
+    if _length(response.headers) not in {None, size}:
+        raise answers.BrokenAnswerError("Content-Range and Content-Length differ", retryable=True)
+    return wanted.start, size
+
+
+def _chunks(response: httpx.Response, size: int | None, shown: str) -> Iterator[bytes]:
+    received = 0
+    raw = response.iter_raw()
+    while True:
+        try:
+            data = next(raw, None)
+        except httpx.HTTPError as error:
+            with facts(url=shown, received=received, expected=size):
+                raise _failure(error) from error
+        if data is None:
+            break
+        received += len(data)
+        for start in range(0, len(data), CHUNK_SIZE):
+            yield data[start : start + CHUNK_SIZE]
+    if size is not None and received != size:
+        raise TransportError(
+            "body ended early", retryable=True, url=shown, received=received, expected=size
+        )
+
+
+def _discard(response: httpx.Response) -> None:
+    """Read an unwanted body if it is short, so that its connection can be used again."""
+    with closing(response):
+        length = _length(response.headers)
+        if length is None or length > MAX_DISCARD:
+            return
+        try:
+            for _ in response.iter_raw():
+                pass
+        except httpx.HTTPError:
+            return  # the status is what matters
+
+
+def _parsed(text: str) -> httpx.URL:
+    """An http or https URL with a host that can be looked up."""
+    found = scheme(checked_text(text))
+    if found not in _PORTS:
+        raise UrlError("scheme not allowed", scheme=found)
+    try:
+        url = httpx.URL(text)
+        host = url.raw_host
+    except (httpx.InvalidURL, UnicodeError):
+        # Neither chained nor quoted: the parser's message may hold a password.
+        raise UrlError("malformed URL", url=redacted(text)) from None
+    labels = host.removesuffix(b".").split(b".")
+    if b":" not in host and not all(0 < len(label) <= 63 for label in labels):  # noqa: PLR2004 - RFC 1035
+        raise UrlError("URL without a usable host", url=redacted(text))
+    return url
+
+
+def _resolved(url: httpx.URL, location: str) -> str:
+    checked_text(location)
+    try:
+        return str(url.join(location))
+    except (httpx.InvalidURL, UnicodeError, ValueError):
+        raise UrlError("malformed redirect") from None
+
+
+def _host(url: httpx.URL) -> str:
+    return url.raw_host.decode("ascii").lower()
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, _host(url), url.port or _PORTS.get(url.scheme)
+
+
+def _basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
+
+
+def _failure(error: httpx.HTTPError) -> TransportError:
+    """What a failed request, or a body that broke off, means."""
+    reason = "timed out" if isinstance(error, httpx.TimeoutException) else causes.reason(error)
+    if isinstance(error, httpx.ProxyError) and str(error).startswith("407"):
+        return AuthenticationError("proxy wants credentials", status=407)
+    if causes.is_certificate(error):
+        return TransportError("cannot connect", reason=reason, hint=causes.CERTIFICATE_HINT)
+    if isinstance(error, httpx.ConnectTimeout | httpx.ConnectError | httpx.ProxyError):
+        return TransportError("cannot connect", retryable=True, reason=reason)
+    if isinstance(error, httpx.TimeoutException):
+        return TransportError("remote went silent", retryable=True, reason=reason)
+    broken = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
+    return TransportError("connection failed", retryable=broken, reason=reason)

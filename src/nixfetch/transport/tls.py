@@ -1,0 +1,76 @@
+"""Whom we believe over TLS. Knows certificates; knows nothing of HTTP.
+
+Reading a machine's certificate authorities takes 20 ms and more, and a cache over plain HTTP,
+a directory or a refused path never needs them. So they are read at the first handshake. Until
+then the context believes nobody: forgetting to load them could only refuse.
+"""
+
+from __future__ import annotations
+
+import ssl
+from threading import Lock
+from typing import Any
+
+from nixfetch.errors import TransportError
+
+
+class CertificateFileError(TransportError):
+    """The file of certificate authorities is missing or is not one."""
+
+
+class LazyTrust(ssl.SSLContext):
+    """A client's TLS context that reads its certificate authorities when it is first used.
+
+    Args:
+        ca_file: PEM file of the authorities to believe; None: those of this machine, or the
+            bundled ones (certifi) where the machine has none.
+    """
+
+    _ca_file: str | None
+    _lock: Lock
+    _loaded: bool
+
+    def __new__(cls, ca_file: str | None = None) -> LazyTrust:  # noqa: PYI034 - Self is 3.11's, and SSLContext.__new__ hides it
+        context = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+        context._ca_file = ca_file
+        context._lock = Lock()
+        context._loaded = False
+        return context
+
+    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        self._load()
+        return super().wrap_socket(*args, **kwargs)
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        self._load()
+        return super().wrap_bio(*args, **kwargs)
+
+    def _load(self) -> None:
+        with self._lock:
+            if self._loaded:
+                return
+            if self._ca_file is not None:
+                self._load_file(self._ca_file)
+            elif _machine_has_authorities():
+                self.load_default_certs()
+            else:
+                import certifi
+
+                self._load_file(certifi.where())
+            self._loaded = True
+
+    def _load_file(self, ca_file: str) -> None:
+        try:
+            self.load_verify_locations(cafile=ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            raise CertificateFileError(
+                "cannot read the certificate authorities",
+                file=ca_file,
+                reason=error.strerror or "not a PEM file of certificates",
+                hint="see NIX_SSL_CERT_FILE, SSL_CERT_FILE and ssl-cert-file",
+            ) from error
+
+
+def _machine_has_authorities() -> bool:
+    paths = ssl.get_default_verify_paths()
+    return bool(paths.cafile or paths.capath)

@@ -1,0 +1,3 @@
+"""Store paths as mounts: mount specs, and a containerd snapshotter."""
+
+from __future__ import annotations
