@@ -125,6 +125,11 @@ class CacheUrl:
         )
 
     @property
+    def for_transport(self) -> str:
+        """`url` with what the transport of a bucket needs behind it: may hold secrets."""
+        return f"{self.url}?{urlencode(sorted(self.s3.items()))}" if self.s3 else self.url
+
+    @property
     def display(self) -> str:
         """Where it is, for people: without ``user:password@``, without parameters."""
         return _USERINFO.sub("", self.url)

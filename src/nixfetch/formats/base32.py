@@ -62,5 +62,5 @@ def decode(text: str) -> bytes:
             raise Base32Error("not a base-32 digit", digit=digit, position=position)
         number = number << 5 | value
     if number >> (8 * size):
-        raise Base32Error("leftover bits are not zero", text=text)
+        raise Base32Error("leftover bits are not zero", text=text[:200])
     return number.to_bytes(size, "little")

@@ -57,14 +57,14 @@ def parse(raw: bytes) -> Node:
 
     Raises:
         ListingError: too large, not JSON, another version, a node that is none, nested deeper
-            than NARs may be, or a name that no file can have.
+            than NARs may be, or a name or target that no file can have.
 
     Source: nix, src/libutil/nar-listing.cc.
     """
     if len(raw) > MAX_SIZE:
         raise ListingError("listing is too large", bytes=len(raw), limit=MAX_SIZE)
     try:
-        document = json.loads(raw)
+        document = json.loads(raw.decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError) as error:
         raise ListingError("listing is not JSON") from error
     if not isinstance(document, dict) or document.get("version") != VERSION:
@@ -132,7 +132,7 @@ def _node(value: object, depth: int) -> Node:
         case {"type": "regular", "size": int(size)} if size >= 0 and not isinstance(size, bool):
             return ListedFile(size, value.get("executable") is True, _offset(value))
         case {"type": "symlink", "target": str(target)}:
-            return ListedSymlink(target.encode("utf-8", "surrogateescape"))
+            return ListedSymlink(_target(target))
         case {"type": "directory", "entries": dict(entries)}:
             return ListedDirectory(
                 {_name(name): _node(child, depth - 1) for name, child in entries.items()}
@@ -151,10 +151,21 @@ def _offset(value: dict[str, Any]) -> int | None:
 
 
 def _name(text: str) -> bytes:
-    try:
-        name = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:
-        raise ListingError("file name is not text") from error
+    name = _bytes(text)
     if name in {b"", b".", b".."} or b"/" in name or b"\0" in name or len(name) > wire.MAX_NAME:
         raise ListingError("file name is not allowed", name=name[: wire.MAX_NAME])
     return name
+
+
+def _target(text: str) -> bytes:
+    target = _bytes(text)
+    if not target or b"\0" in target or len(target) > wire.MAX_TARGET:
+        raise ListingError("symlink target is not allowed", target=target[: wire.MAX_NAME])
+    return target
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ListingError("file name or target is not text") from error

@@ -227,7 +227,7 @@ def _positive(text: str) -> int:
 
 
 def _references(text: str) -> tuple[StorePath, ...]:
-    return tuple(sorted({StorePath.parse(word) for word in text.split()}))
+    return tuple(sorted({StorePath.parse(word) for word in text.split(" ") if word}))
 
 
 def _deriver(text: str) -> StorePath | None:

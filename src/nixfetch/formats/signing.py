@@ -160,6 +160,7 @@ def _named_bytes(text: str, *, secret: bool = False) -> tuple[str, bytes]:
     try:
         return name, decode_base64(digits)
     except HashError as error:
-        raise KeyFormatError("expected base 64 behind the colon", key=name) from (
-            None if secret else error
-        )
+        if not secret:
+            raise KeyFormatError("expected base 64 behind the colon", key=name) from error
+    # Outside of the handler: the other error, which quotes the secret, must not hang on to this.
+    raise KeyFormatError("expected base 64 behind the colon", key=name)

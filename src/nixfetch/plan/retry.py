@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_MAX_DOUBLINGS = 60  # any bound is far above `longest` by then; 1024 overflow a float
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrySchedule:
@@ -37,5 +39,6 @@ class RetrySchedule:
             return None
         if retry_after is not None and retry_after > self.longest_asked:
             return None
-        bound = min(self.longest, self.base * 2.0 ** (failures - 1))
+        doublings = min(failures - 1, _MAX_DOUBLINGS)
+        bound = min(self.longest, self.base * 2.0**doublings)
         return max(retry_after or 0.0, bound * fraction)

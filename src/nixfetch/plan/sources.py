@@ -35,9 +35,13 @@ class AllSourcesFailedError(NixfetchError):
     exit_code = 5
 
     def __init__(
-        self, problem: str, errors: Sequence[tuple[str, NixfetchError]], **facts: object
+        self,
+        problem: str,
+        errors: Sequence[tuple[str, NixfetchError]],
+        *,
+        worst: NixfetchError,
+        **facts: object,
     ) -> None:
-        worst = min((error for _, error in errors), key=_gravity)
         super().__init__(problem, hint=worst.hint, **facts)
         self.errors = tuple(errors)
         self.exit_code = worst.exit_code
@@ -99,7 +103,11 @@ class Hunt(Generic[_T]):
             [(url, error)] = self._errors
             error.facts = {"path": self._path, "cache": url, **error.facts}
             return error
-        return AllSourcesFailedError("no cache gave the path", self._errors, path=self._path)
+        failures = [error for _, error in self._errors if type(error) is not missing]
+        worst = min(failures, key=_gravity)
+        return AllSourcesFailedError(
+            "no cache gave the path", self._errors, worst=worst, path=self._path
+        )
 
 
 def _gravity(error: NixfetchError) -> int:
@@ -109,7 +117,5 @@ def _gravity(error: NixfetchError) -> int:
             return 0
         case TrustError() | FormatError():
             return 1
-        case MissingError():
-            return 3
         case _:
             return 2

@@ -27,7 +27,9 @@ UNAUTHORIZED = frozenset({401, 407})
 RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
-ENCODINGS = frozenset({"gzip", "deflate", "br", "zstd", "xz", "bzip2"})  # Nix uploads with the last two
+ENCODINGS = frozenset(
+    {"gzip", "deflate", "br", "zstd", "xz", "bzip2"}
+)  # Nix uploads with the last two
 _TRANSPARENT = frozenset({"", "identity", "aws-chunked"})  # the last: left behind by S3 uploads
 _ALIASES = {"x-gzip": "gzip"}
 

@@ -18,6 +18,7 @@ own deadline, and a stream of 1xx answers by nothing but the server's patience.
 from __future__ import annotations
 
 import base64
+import re
 import time
 from contextlib import closing, contextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -46,6 +47,10 @@ MAX_REDIRECTS = 5  # hops; real caches need one, to their object store
 MAX_DISCARD = 16 * 1024  # bytes of an unwanted body worth reading to keep its connection
 KEEPALIVE = 30.0  # seconds; below the idle limits of common servers and load balancers
 
+# A name, its labels as RFC 1035 limits them, or an address; httpx has encoded all else.
+_HOST = re.compile(rb"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?|(?=.*:)[0-9a-f:.]+")
+MAX_PORT = 65535
+_BAD_LOCATION = "malformed redirect"
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -54,25 +59,32 @@ def new_client(options: TransportOptions) -> httpx.Client:
 
     HTTP/1.1 because large bodies are what is fetched, and one lost packet holds up all streams of
     an HTTP/2 connection.
+
+    Raises:
+        UrlError: the environment names a proxy that cannot be one.
     """
-    return httpx.Client(
-        verify=LazyTrust(options.ca_file),
-        trust_env=options.trust_env,
-        headers={"user-agent": user_agent(options)},
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        timeout=httpx.Timeout(
-            connect=options.connect_timeout,
-            read=options.stall_timeout,
-            write=options.stall_timeout,
-            pool=None,  # waiting for one of our own connections is no fault of the remote
-        ),
-        limits=httpx.Limits(
-            max_connections=options.connections,
-            max_keepalive_connections=options.connections,
-            keepalive_expiry=KEEPALIVE,
-        ),
-        follow_redirects=False,
-    )
+    try:
+        return httpx.Client(
+            verify=LazyTrust(options.ca_file),
+            trust_env=options.trust_env,
+            headers={"user-agent": user_agent(options)},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            timeout=httpx.Timeout(
+                connect=options.connect_timeout,
+                read=options.stall_timeout,
+                write=options.stall_timeout,
+                pool=None,  # waiting for one of our own connections is no fault of the remote
+            ),
+            limits=httpx.Limits(
+                max_connections=options.connections,
+                max_keepalive_connections=options.connections,
+                keepalive_expiry=KEEPALIVE,
+            ),
+            follow_redirects=False,
+        )
+    except (httpx.InvalidURL, ValueError):  # whose message may hold the proxy's password
+        hint = "look at HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY in the environment"
+        raise UrlError("malformed proxy URL", hint=hint) from None
 
 
 def connect(
@@ -107,9 +119,10 @@ class HttpTransport:
     ) -> None:
         self._client = client
         self._now = now
-        url = _parsed(base_url)
-        if url.query or url.fragment:
-            raise UrlError("unknown parameter in the URL", url=redacted(base_url).partition("?")[0])
+        with facts(url=redacted(base_url).partition("?")[0]):
+            url = _parsed(base_url)
+            if url.query or url.fragment:
+                raise UrlError("unknown parameter in the URL")
         if url.userinfo:
             auth = unquote(url.username), unquote(url.password)
         self._authorization = _basic(*auth) if auth else None
@@ -137,12 +150,12 @@ class HttpTransport:
         if scheme(name) is not None:
             return self._allowed(_parsed(name), before=self._base)
         segments(name)
-        return _parsed(f"{self._base}{name}")
+        return _parsed(f"{self._base}{name}").copy_with(fragment=None)
 
     def _allowed(self, url: httpx.URL, *, before: httpx.URL) -> httpx.URL:
         """`url`, if the answer of `before` may send us there."""
         if before.scheme == "https" and url.scheme != "https":
-            raise UrlError("redirect from https to http", target=redacted(str(url)))
+            raise UrlError("redirect from https to http")
         self._boundary.check(_host(url))
         return url.copy_with(userinfo=b"", fragment=None)
 
@@ -163,7 +176,10 @@ class HttpTransport:
         location = response.headers.get("location")
         if response.status_code not in answers.REDIRECTS or not location:
             raise answers.refusal(response.status_code, response.headers, now=self._now)
-        return self._allowed(_parsed(_resolved(url, location)), before=url)
+        with facts(target=redacted(location)):
+            # A scheme without a host is not what RFC 3986 calls relative, though join() says so.
+            target = location if scheme(location) else str(url.join(location))
+            return self._allowed(_parsed(target), before=url)
 
     def _send(self, url: httpx.URL, wanted: Range | None) -> httpx.Response:
         headers = {"accept": "*/*", "accept-encoding": "identity"}
@@ -172,9 +188,14 @@ class HttpTransport:
         headers |= _range_headers(wanted)
         request = self._client.build_request("GET", url, headers=headers)
         try:
-            # auth=None: without it httpx looks for credentials itself.
+            # auth=None: without it httpx looks for credentials itself. It looks at Location, too,
+            # even if it is not to follow, and has three ways to stumble over it.
             return self._client.send(request, stream=True, auth=None, follow_redirects=False)
+        except (httpx.InvalidURL, ValueError):
+            raise UrlError(_BAD_LOCATION) from None
         except httpx.HTTPError as error:
+            if str(error).startswith("Invalid URL in location header"):
+                raise UrlError(_BAD_LOCATION) from None
             raise _failure(error) from error
 
 
@@ -263,22 +284,15 @@ def _parsed(text: str) -> httpx.URL:
         raise UrlError("scheme not allowed", scheme=found)
     try:
         url = httpx.URL(text)
-        host = url.raw_host
-    except (httpx.InvalidURL, UnicodeError):
+        _ = url.host  # raises for a false A-label, which httpx would do in mid-request
+    except (httpx.InvalidURL, ValueError):
         # Neither chained nor quoted: the parser's message may hold a password.
-        raise UrlError("malformed URL", url=redacted(text)) from None
-    labels = host.removesuffix(b".").split(b".")
-    if b":" not in host and not all(0 < len(label) <= 63 for label in labels):  # noqa: PLR2004 - RFC 1035
-        raise UrlError("URL without a usable host", url=redacted(text))
+        raise UrlError("malformed URL") from None
+    if not _HOST.fullmatch(url.raw_host):
+        raise UrlError("URL without a usable host")
+    if url.port is not None and not 0 < url.port <= MAX_PORT:
+        raise UrlError("URL without a usable port")
     return url
-
-
-def _resolved(url: httpx.URL, location: str) -> str:
-    checked_text(location)
-    try:
-        return str(url.join(location))
-    except (httpx.InvalidURL, UnicodeError, ValueError):
-        raise UrlError("malformed redirect") from None
 
 
 def _host(url: httpx.URL) -> str:

@@ -20,20 +20,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
 from urllib.parse import unquote, urlsplit
 
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionClosedError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    IncompleteReadError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    ResponseStreamingError,
-    SSOError,
-    TokenRetrievalError,
-)
+from botocore import exceptions
 
 from nixfetch.errors import TransportError, facts
 from nixfetch.transport import answers, causes
@@ -76,17 +63,16 @@ _STATUS = {
 }
 _THROTTLING = ("Throttling", 429)  # the code begins with it
 _NO_CREDENTIALS = (
-    CredentialRetrievalError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    SSOError,
-    TokenRetrievalError,
+    exceptions.CredentialRetrievalError,
+    exceptions.NoCredentialsError,
+    exceptions.PartialCredentialsError,
+    exceptions.SSOError,
+    exceptions.TokenRetrievalError,
 )
 _CONNECTION = (
-    ConnectionClosedError,
-    HTTPClientError,
-    IncompleteReadError,
-    ResponseStreamingError,
+    exceptions.ConnectionError,
+    exceptions.HTTPClientError,
+    exceptions.IncompleteReadError,
 )
 _CHANGED = 412  # the object is no longer the one that If-Match names
 
@@ -193,9 +179,9 @@ def connect(
         try:
             session = session or boto3.Session(profile_name=location.profile)
             client = _client(location, session, options)
-        except ProfileNotFound as error:
+        except exceptions.ProfileNotFound as error:
             raise AuthenticationError("no such AWS profile", profile=location.profile) from error
-        except BotoCoreError as error:
+        except exceptions.BotoCoreError as error:
             raise _failure(error) from error
         except ValueError as error:  # botocore's word for an endpoint or region it cannot use
             raise UrlError("unusable endpoint or region", reason=causes.reason(error)) from error
@@ -301,9 +287,9 @@ class S3Transport:
     def _get(self, key: str, **request: str) -> Mapping[str, Any]:
         try:
             return self._client.get_object(Bucket=self._bucket, Key=key, **request)
-        except ClientError as error:
+        except exceptions.ClientError as error:
             raise _refusal(error, self._now) from error
-        except BotoCoreError as error:
+        except exceptions.BotoCoreError as error:
             raise _failure(error) from error
 
 
@@ -330,7 +316,7 @@ def _chunks(stream: StreamingBody, size: int | None, shown: str) -> Iterator[byt
     while True:
         try:
             chunk = stream.read(CHUNK_SIZE)
-        except BotoCoreError as error:
+        except exceptions.BotoCoreError as error:
             with facts(url=shown, received=received, expected=size):
                 raise _failure(error) from error
         if not chunk:
@@ -343,7 +329,7 @@ def _chunks(stream: StreamingBody, size: int | None, shown: str) -> Iterator[byt
         )
 
 
-def _refusal(error: ClientError, now: Callable[[], float]) -> TransportError:
+def _refusal(error: exceptions.ClientError, now: Callable[[], float]) -> TransportError:
     """What an answer other than the object means."""
     code = str(error.response.get("Error", {}).get("Code", ""))
     metadata: Mapping[str, Any] = error.response.get("ResponseMetadata", {})
@@ -362,7 +348,7 @@ def _refusal(error: ClientError, now: Callable[[], float]) -> TransportError:
     return refusal
 
 
-def _failure(error: BotoCoreError) -> TransportError:
+def _failure(error: exceptions.BotoCoreError) -> TransportError:
     """What a request that got no answer, or a body that broke off, means."""
     reason = causes.reason(error)
     if isinstance(error, _NO_CREDENTIALS):

@@ -1,0 +1,155 @@
+"""What a verb works with, made from the settings: the one place that composes the library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nixfetch.errors import NixfetchError, facts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from nixfetch.cache import CacheGroup
+    from nixfetch.cli.output import Output
+    from nixfetch.config import Config
+    from nixfetch.formats.signing import PublicKey
+    from nixfetch.formats.storepath import StorePath
+    from nixfetch.plan.trust import TrustPolicy
+    from nixfetch.store import LocalStore
+
+
+class UsageError(NixfetchError):
+    """The command line asks for something that makes no sense."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The settings, and what is made of them when a verb asks for it."""
+
+    config: Config
+    output: Output
+
+    @classmethod
+    def load(
+        cls, flags: Mapping[str, object], environ: Mapping[str, str], output: Output
+    ) -> Context:
+        """Read all settings, and say where logs go.
+
+        Raises:
+            ConfigError: one of them is not usable.
+        """
+        from nixfetch import config
+        from nixfetch.cli import logs
+
+        settings = config.load(flags, environ, home=_passwd_home())
+        logs.set_up(output, settings.log_format, settings.verbosity)
+        for note in settings.skipped:
+            logs.note(note)
+        return cls(settings, output)
+
+    def store(self, *, read_only: bool = False) -> LocalStore:
+        """Open the store.
+
+        Raises:
+            StoreError: it cannot be.
+        """
+        from nixfetch.store import LocalStore
+
+        return LocalStore(self.config.store_root(), read_only=read_only)
+
+    def policy(self) -> TrustPolicy:
+        """Whom to believe.
+
+        Raises:
+            ConfigError: a key is malformed: dropping it would trust less than was asked for.
+        """
+        from nixfetch.plan.trust import TrustPolicy
+
+        return TrustPolicy(
+            self._keys(), needed=self.config.sigs_needed, check=self.config.check_sigs
+        )
+
+    def caches(self) -> CacheGroup:
+        """The caches, none of them asked yet.
+
+        Raises:
+            CacheUrlError: a URL that is none.
+        """
+        from nixfetch.cache import BinaryCache, CacheGroup
+        from nixfetch.cli import logs
+        from nixfetch.config import CacheUrl
+        from nixfetch.plan.retry import RetrySchedule
+        from nixfetch.transport import TransportOptions, locate
+        from nixfetch.transport.options import CONNECT_TIMEOUT, STALL_TIMEOUT
+
+        options = TransportOptions(
+            connect_timeout=self.config.connect_timeout or CONNECT_TIMEOUT,
+            stall_timeout=self.config.stall_timeout or STALL_TIMEOUT,
+            connections=self.config.connections,
+            ca_file=self.config.ca_file,
+        )
+        retry = RetrySchedule(tries=self.config.download_attempts)
+        caches = []
+        for text in self.config.substituters:
+            url = CacheUrl.parse(text)
+            for name in url.unknown:
+                logs.note(f"{url.display}: unknown parameter {name}")
+            transport = locate(url.for_transport, options=options)
+            caches.append(
+                BinaryCache(transport, priority=url.priority, trusted=url.trusted, retry=retry)
+            )
+        return CacheGroup(caches)
+
+    def paths(self, texts: list[str], *, caches: CacheGroup | None = None) -> list[StorePath]:
+        """The store paths that the user means.
+
+        Args:
+            texts: full paths, base names, or hash parts alone.
+            caches: who knows the names that belong to hash parts; the store without them.
+
+        Raises:
+            StorePathError: one is none of these.
+            NixfetchError: nobody knows that hash part.
+        """
+        return [self._path(text, caches) for text in texts]
+
+    def _path(self, text: str, caches: CacheGroup | None) -> StorePath:
+        from nixfetch.formats.storepath import STORE_DIR, StorePath, is_hash_part
+
+        base = text.removeprefix(STORE_DIR + "/").rstrip("/")
+        if not is_hash_part(base):
+            return StorePath.parse(base)
+        if caches is not None:
+            return caches.resolve(base)
+        with self.store(read_only=True) as store:
+            path = store.by_hash_part(base)
+        if path is None:
+            raise UsageError("no valid path has this hash part", hash_part=base)
+        return path
+
+    def _keys(self) -> tuple[PublicKey, ...]:
+        from nixfetch.config import ConfigError
+        from nixfetch.errors import FormatError
+        from nixfetch.formats.signing import PublicKey
+
+        try:
+            with facts(setting="trusted keys"):
+                return tuple(map(PublicKey.parse, self.config.trusted_keys))
+        except FormatError as error:
+            raise ConfigError(error.problem, hint=error.hint, **error.facts) from error
+
+
+def _passwd_home() -> Path | None:
+    """The home directory that the passwd database names, for whoever has no HOME."""
+    import os
+    import pwd
+    from pathlib import Path
+
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        return None
