@@ -1,3 +1,134 @@
-"""nixfetch: Nix store paths from binary caches, verified, into a store on a machine without Nix."""
+"""nixfetch: Nix store paths from binary caches, verified, into a store on a machine without Nix.
+
+Everything a user of the library needs is here; no submodule has to be imported. Names are
+loaded when they are first used: ``import nixfetch`` costs nothing that is not needed.
+
+    path, policy = nixfetch.StorePath.parse(...), nixfetch.TrustPolicy(keys)
+    with nixfetch.open_caches(urls) as caches, nixfetch.LocalStore(root) as store:
+        report = nixfetch.fetch_closure([path], caches=caches, policy=policy, store=store)
+"""
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nixfetch.cache import BinaryCache, CacheGroup
+    from nixfetch.config.caches import open_caches
+    from nixfetch.errors import (
+        FormatError,
+        NixfetchError,
+        StoreError,
+        TransportError,
+        TrustError,
+    )
+    from nixfetch.fetch import FetchFailedError, PathReport, Report, Status, fetch_closure
+    from nixfetch.fetch import progress as progress
+    from nixfetch.formats.contentaddress import ContentAddress
+    from nixfetch.formats.hashes import Hash
+    from nixfetch.formats.nar import NarReader, NarWriter
+    from nixfetch.formats.narinfo import NarInfo
+    from nixfetch.formats.signing import PublicKey, SecretKey, Signature
+    from nixfetch.formats.storepath import STORE_DIR, StorePath
+    from nixfetch.plan.retry import RetrySchedule
+    from nixfetch.plan.trust import Trusted, TrustPolicy
+    from nixfetch.store import LocalStore, Registration
+    from nixfetch.transport import (
+        AuthenticationError,
+        Body,
+        NotFoundError,
+        Range,
+        Transport,
+        TransportOptions,
+    )
+
+_HOMES = {
+    "STORE_DIR": "nixfetch.formats.storepath",
+    "AuthenticationError": "nixfetch.transport",
+    "BinaryCache": "nixfetch.cache",
+    "Body": "nixfetch.transport",
+    "CacheGroup": "nixfetch.cache",
+    "ContentAddress": "nixfetch.formats.contentaddress",
+    "FetchFailedError": "nixfetch.fetch",
+    "FormatError": "nixfetch.errors",
+    "Hash": "nixfetch.formats.hashes",
+    "LocalStore": "nixfetch.store",
+    "NarInfo": "nixfetch.formats.narinfo",
+    "NarReader": "nixfetch.formats.nar",
+    "NarWriter": "nixfetch.formats.nar",
+    "NixfetchError": "nixfetch.errors",
+    "NotFoundError": "nixfetch.transport",
+    "PathReport": "nixfetch.fetch",
+    "PublicKey": "nixfetch.formats.signing",
+    "Range": "nixfetch.transport",
+    "Registration": "nixfetch.store",
+    "Report": "nixfetch.fetch",
+    "RetrySchedule": "nixfetch.plan.retry",
+    "SecretKey": "nixfetch.formats.signing",
+    "Signature": "nixfetch.formats.signing",
+    "Status": "nixfetch.fetch",
+    "StoreError": "nixfetch.errors",
+    "StorePath": "nixfetch.formats.storepath",
+    "Transport": "nixfetch.transport",
+    "TransportError": "nixfetch.errors",
+    "TransportOptions": "nixfetch.transport",
+    "TrustError": "nixfetch.errors",
+    "TrustPolicy": "nixfetch.plan.trust",
+    "Trusted": "nixfetch.plan.trust",
+    "fetch_closure": "nixfetch.fetch",
+    "open_caches": "nixfetch.config.caches",
+    "progress": "nixfetch.fetch",
+}
+"""Public names, and the modules that have them."""
+
+__all__ = (
+    "STORE_DIR",
+    "AuthenticationError",
+    "BinaryCache",
+    "Body",
+    "CacheGroup",
+    "ContentAddress",
+    "FetchFailedError",
+    "FormatError",
+    "Hash",
+    "LocalStore",
+    "NarInfo",
+    "NarReader",
+    "NarWriter",
+    "NixfetchError",
+    "NotFoundError",
+    "PathReport",
+    "PublicKey",
+    "Range",
+    "Registration",
+    "Report",
+    "RetrySchedule",
+    "SecretKey",
+    "Signature",
+    "Status",
+    "StoreError",
+    "StorePath",
+    "Transport",
+    "TransportError",
+    "TransportOptions",
+    "TrustError",
+    "TrustPolicy",
+    "Trusted",
+    "fetch_closure",
+    "open_caches",
+    "progress",
+)
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -79,11 +79,9 @@ class Context:
         Raises:
             CacheUrlError: a URL that is none.
         """
-        from nixfetch.cache import BinaryCache, CacheGroup
-        from nixfetch.cli import logs
-        from nixfetch.config import CacheUrl
+        from nixfetch.config.caches import open_caches
         from nixfetch.plan.retry import RetrySchedule
-        from nixfetch.transport import TransportOptions, locate
+        from nixfetch.transport import TransportOptions
         from nixfetch.transport.options import CONNECT_TIMEOUT, STALL_TIMEOUT
 
         options = TransportOptions(
@@ -93,16 +91,7 @@ class Context:
             ca_file=self.config.ca_file,
         )
         retry = RetrySchedule(tries=self.config.download_attempts)
-        caches = []
-        for text in self.config.substituters:
-            url = CacheUrl.parse(text)
-            for name in url.unknown:
-                logs.note(f"{url.display}: unknown parameter {name}")
-            transport = locate(url.for_transport, options=options)
-            caches.append(
-                BinaryCache(transport, priority=url.priority, trusted=url.trusted, retry=retry)
-            )
-        return CacheGroup(caches)
+        return open_caches(self.config.substituters, options=options, retry=retry)
 
     def paths(self, texts: list[str], *, caches: CacheGroup | None = None) -> list[StorePath]:
         """The store paths that the user means.

@@ -1,0 +1,40 @@
+# What the README, CONTRIBUTING and .ci/run call. `make demo` and `make test` set up all they need.
+VENV ?= .venv
+PYTEST ?= $(VENV)/bin/pytest -q
+
+.PHONY: setup demo test check coverage bench docs fixtures clean
+
+setup: $(VENV)/.complete
+
+$(VENV)/.complete: pyproject.toml constraints.txt scripts/setup
+	scripts/setup $(VENV)
+	touch $@
+
+demo: setup
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" scripts/demo
+
+test: setup
+	$(PYTEST)
+
+check: setup
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
+
+coverage: setup
+	scripts/coverage $(VENV)
+
+bench: setup
+	$(VENV)/bin/python -m benchmarks.fetch_closure
+
+docs: setup
+	$(VENV)/bin/python -m scripts.make_cli_docs
+	scripts/setup-docs $(VENV)
+	$(VENV)/bin/sphinx-build -q -W -b html docs docs/_build/html
+
+fixtures:
+	scripts/make-fixtures
+
+clean:
+	rm -rf $(VENV) build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
