@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
 from urllib.parse import unquote, urlsplit
 
 from botocore import exceptions
+from urllib3.exceptions import HTTPError  # botocore lets some of them pass while a body is read
 
 from nixfetch.errors import TransportError, facts
 from nixfetch.transport import answers, causes
@@ -70,6 +71,7 @@ _NO_CREDENTIALS = (
     exceptions.TokenRetrievalError,
 )
 _CONNECTION = (
+    HTTPError,
     exceptions.ConnectionError,
     exceptions.HTTPClientError,
     exceptions.IncompleteReadError,
@@ -279,7 +281,8 @@ class S3Transport:
             answer = self._get(key, **request)
         except ObjectChangedError:
             return self._get(key)
-        if wanted.validator in {None, answer.get("ETag")}:
+        partial = answer["ResponseMetadata"]["HTTPStatusCode"] == answers.PARTIAL
+        if not partial or wanted.validator in {None, answer.get("ETag")}:
             return answer
         answer["Body"].close()
         return self._get(key)
@@ -316,7 +319,7 @@ def _chunks(stream: StreamingBody, size: int | None, shown: str) -> Iterator[byt
     while True:
         try:
             chunk = stream.read(CHUNK_SIZE)
-        except exceptions.BotoCoreError as error:
+        except (exceptions.BotoCoreError, HTTPError) as error:
             with facts(url=shown, received=received, expected=size):
                 raise _failure(error) from error
         if not chunk:
@@ -348,7 +351,7 @@ def _refusal(error: exceptions.ClientError, now: Callable[[], float]) -> Transpo
     return refusal
 
 
-def _failure(error: exceptions.BotoCoreError) -> TransportError:
+def _failure(error: exceptions.BotoCoreError | HTTPError) -> TransportError:
     """What a request that got no answer, or a body that broke off, means."""
     reason = causes.reason(error)
     if isinstance(error, _NO_CREDENTIALS):

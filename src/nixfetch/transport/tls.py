@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import ssl
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from nixfetch.errors import TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class CertificateFileError(TransportError):
@@ -24,15 +27,23 @@ class LazyTrust(ssl.SSLContext):
     Args:
         ca_file: PEM file of the authorities to believe; None: those of this machine, or the
             bundled ones (certifi) where the machine has none.
+        machine: says where OpenSSL looks for the machine's.
     """
 
     _ca_file: str | None
+    _machine: Callable[[], ssl.DefaultVerifyPaths]
     _lock: Lock
     _loaded: bool
 
-    def __new__(cls, ca_file: str | None = None) -> LazyTrust:  # noqa: PYI034 - Self is 3.11's, and SSLContext.__new__ hides it
+    def __new__(
+        cls,
+        ca_file: str | None = None,
+        *,
+        machine: Callable[[], ssl.DefaultVerifyPaths] = ssl.get_default_verify_paths,
+    ) -> Self:
         context = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
         context._ca_file = ca_file
+        context._machine = machine
         context._lock = Lock()
         context._loaded = False
         return context
@@ -51,7 +62,7 @@ class LazyTrust(ssl.SSLContext):
                 return
             if self._ca_file is not None:
                 self._load_file(self._ca_file)
-            elif _machine_has_authorities():
+            elif (paths := self._machine()).cafile or paths.capath:
                 self.load_default_certs()
             else:
                 import certifi
@@ -69,8 +80,3 @@ class LazyTrust(ssl.SSLContext):
                 reason=error.strerror or "not a PEM file of certificates",
                 hint="see NIX_SSL_CERT_FILE, SSL_CERT_FILE and ssl-cert-file",
             ) from error
-
-
-def _machine_has_authorities() -> bool:
-    paths = ssl.get_default_verify_paths()
-    return bool(paths.cafile or paths.capath)
