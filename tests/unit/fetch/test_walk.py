@@ -106,23 +106,24 @@ def test_an_error_that_is_none_of_ours_passes() -> None:
 
 def test_ctrl_c_ends_the_walk_and_nothing_more_is_asked() -> None:
     asked: list[StorePath] = []
-    interrupted = threading.Event()
+    stalled = threading.Event()
 
     def ask(path: StorePath) -> tuple[StorePath, ...]:
         asked.append(path)
         os.kill(os.getpid(), signal.SIGINT)
-        interrupted.wait(0.3)  # the answer must not be what wakes the caller
+        stalled.wait(30)  # the answer must not be what wakes the caller
         return ()
-
-    def references(found: tuple[StorePath, ...]) -> tuple[StorePath, ...]:
-        return found
 
     many = [store_path(f"path{number}") for number in range(50)]
     with pytest.raises(KeyboardInterrupt):
-        walk(many, ask=ask, references=references, threads=1)
+        walk(many, ask=ask, references=same, threads=1)
+    assert not stalled.is_set()
+    stalled.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("nixfetch-walk"):
+            thread.join(30)
+            assert not thread.is_alive()
     assert len(asked) == 1
-    names = [thread.name for thread in threading.enumerate()]
-    assert not [name for name in names if name.startswith("nixfetch-walk")]
 
 
 @pytest.mark.parametrize(
