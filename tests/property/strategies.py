@@ -30,9 +30,7 @@ file_names = st.one_of(
     ),
 )
 files = st.builds(File, st.binary(max_size=64), st.booleans())
-links = st.builds(
-    Link, st.binary(min_size=1, max_size=40).filter(lambda target: 0 not in target)
-)
+links = st.builds(Link, st.binary(min_size=1, max_size=40).filter(lambda target: 0 not in target))
 trees: st.SearchStrategy[Tree] = st.recursive(
     files | links, lambda nodes: st.dictionaries(file_names, nodes, max_size=4), max_leaves=12
 )
@@ -47,7 +45,9 @@ store_paths = st.builds(lambda part, name: StorePath.parse(f"{part}-{name}"), ha
 def hashes(*algorithms: str) -> st.SearchStrategy[Hash]:
     return st.sampled_from(algorithms).flatmap(
         lambda algorithm: st.builds(
-            Hash, st.just(algorithm), st.binary(min_size=SIZES[algorithm], max_size=SIZES[algorithm])
+            Hash,
+            st.just(algorithm),
+            st.binary(min_size=SIZES[algorithm], max_size=SIZES[algorithm]),
         )
     )
 

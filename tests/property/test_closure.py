@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from hypothesis import given
@@ -49,7 +50,7 @@ def test_the_walk_wants_each_path_of_the_closure_once(graph: Graph, data: st.Dat
         chain = closure.chain(path)
         assert chain[0] in asked
         assert chain[-1] == path
-        assert all(below in references[above] for above, below in zip(chain, chain[1:], strict=False))
+        assert all(below in references[above] for above, below in pairwise(chain))
 
 
 def check_order(closure: Closure, references: dict[StorePath, list[StorePath]]) -> None:

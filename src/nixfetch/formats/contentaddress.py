@@ -74,7 +74,9 @@ class ContentAddress:
                 if method is Method.TEXT and hash_.algorithm != "sha256":
                     raise ContentAddressError("text is hashed with sha256 only", text=text[:200])
                 if method is Method.GIT and hash_.algorithm not in _GIT_ALGORITHMS:
-                    raise ContentAddressError("git hashes with sha1 or sha256 only", text=text[:200])
+                    raise ContentAddressError(
+                        "git hashes with sha1 or sha256 only", text=text[:200]
+                    )
                 return cls(method, hash_)
         raise ContentAddressError("unknown kind of content address", text=text[:200])
 

@@ -55,7 +55,7 @@ class GitHasher:
                 entry = (self._names.pop(), self._mode, self._blob.digest())
                 self._directories[-1].append(entry)
                 self._blob = None
-            case End():
+            case End():  # pragma: no branch - there is no other
                 digest = self._tree(self._directories.pop())
                 self._directories[-1].append((self._names.pop(), _TREE, digest))
 

@@ -7,10 +7,13 @@ import hashlib
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from nixfetch.errors import FormatError
 from nixfetch.formats import base32
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SIZES = {"md5": 16, "sha1": 20, "sha256": 32, "sha512": 64, "blake3": 32}
 """Bytes of a digest, by the algorithms that Nix knows."""
@@ -71,7 +74,7 @@ class Hash:
                 raise HashError("digest has the wrong length", text=text[:200])
         size = SIZES.get(algorithm)
         if size is None:
-            raise HashError("unknown hash algorithm", algorithm=algorithm, text=text[:200])
+            raise HashError("unknown hash algorithm", algorithm=algorithm[:20], text=text[:200])
         return cls(algorithm, _digest(digits, size))
 
     def __str__(self) -> str:
@@ -98,14 +101,22 @@ def sha256(data: bytes) -> Hash:
     return Hash("sha256", hashlib.sha256(data).digest())
 
 
-def hasher(algorithm: str) -> Hasher:
-    """Something that computes `algorithm`, one of `SIZES`.
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def hasher(algorithm: str, *, installed: Callable[[str], bool] = _installed) -> Hasher:
+    """Something that computes a hash.
+
+    Args:
+        algorithm: one of `SIZES`.
+        installed: says whether an optional package is there.
 
     Raises:
         UnsupportedHashError: blake3, where the extra of that name is not installed.
     """
     if algorithm == "blake3":
-        if importlib.util.find_spec("blake3") is None:
+        if not installed("blake3"):
             raise UnsupportedHashError(
                 "blake3 is not installed", hint="pip install 'nixfetch[blake3]'"
             )

@@ -23,6 +23,8 @@ VERSION = 1
 class ListingError(FormatError):
     """The bytes are not a listing."""
 
+    what = "listing"
+
 
 @dataclass(frozen=True, slots=True)
 class ListedFile:
@@ -91,7 +93,7 @@ def of_nar(events: Iterable[Event]) -> Node:
                 stack[-1].entries[name] = ListedSymlink(target)
             case End():
                 stack.pop()
-            case Contents():
+            case Contents():  # pragma: no branch - there is no other
                 pass
     return top.entries[b""]
 
@@ -116,7 +118,7 @@ def to_json(node: Node) -> dict[str, Any]:
             }
         case ListedSymlink(target):
             return {"target": _text(target), "type": "symlink"}
-        case ListedDirectory(entries):
+        case ListedDirectory(entries):  # pragma: no branch - there is no other
             children = {_text(name): to_json(child) for name, child in sorted(entries.items())}
             return {"entries": children, "type": "directory"}
 

@@ -51,6 +51,8 @@ _KNOWN = frozenset(
 class NarInfoError(FormatError):
     """The bytes are not a usable narinfo. Carries `line`, from 1, and `field` where known."""
 
+    what = "narinfo"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NarInfo:

@@ -20,9 +20,14 @@ _T = TypeVar("_T")
 
 
 class MissingError(TransportError):
-    """No cache has the path."""
+    """No cache has the path.
+
+    Attributes:
+        errors: what each cache that was asked said: its URL, its error.
+    """
 
     exit_code = 3
+    errors: tuple[tuple[str, NixfetchError], ...] = ()
 
 
 class AllSourcesFailedError(NixfetchError):
@@ -98,7 +103,9 @@ class Hunt(Generic[_T]):
         """
         if all(type(error) is missing for _, error in self._errors):
             asked = [url for url, _ in self._errors]
-            return MissingError("path is in no cache", path=self._path, caches=asked)
+            lost = MissingError("path is in no cache", path=self._path, caches=asked)
+            lost.errors = self.errors
+            return lost
         if len(self._errors) == 1:
             [(url, error)] = self._errors
             error.facts = {"path": self._path, "cache": url, **error.facts}

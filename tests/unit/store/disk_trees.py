@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TESTS = Path(__file__).parents[2]
+MEMORY = Path("/dev/shm")
 NOBODY = 65534  # uid and gid
 ODD_NAMES = (b"new\nline", b"\xff\xfe", b"back\\slash", b" ", b"-rf", b"*", b'"', b"x" * 255, b")")
 SAMPLE: Tree = {
@@ -98,10 +99,17 @@ def python(code: str, *arguments: object, umask: int = -1) -> str:
 
 
 @contextmanager
+def memory_directory() -> Iterator[Path]:
+    """An empty directory in memory, where there is such a place."""
+    place = MEMORY if MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(dir=place, ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@contextmanager
 def place_of_nobody() -> Iterator[Path]:
     """An empty directory that belongs to an ordinary user: to nobody, where the tests are root."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        place = Path(name)
+    with memory_directory() as place:
         if os.geteuid() == 0:
             os.chown(place, NOBODY, NOBODY)
         yield place

@@ -40,8 +40,8 @@ SCHEMA = {
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with closing(Database(tmp_path)) as database:
+def database(memory_path: Path) -> Iterator[Database]:
+    with closing(Database(memory_path)) as database:
         yield database
 
 
@@ -64,8 +64,8 @@ def paths(*names: str) -> list[StorePath]:
     return sorted(map(store_path, names))
 
 
-def test_the_tables_are_those_of_nix(database: Database, tmp_path: Path) -> None:
-    with closing(sqlite3.connect(tmp_path / "db.sqlite")) as raw:
+def test_the_tables_are_those_of_nix(database: Database, memory_path: Path) -> None:
+    with closing(sqlite3.connect(memory_path / "db.sqlite")) as raw:
         found = {
             table: [
                 (name, kind.upper(), notnull, key)
@@ -80,7 +80,7 @@ def test_the_tables_are_those_of_nix(database: Database, tmp_path: Path) -> None
         ("ValidPaths", "referrer", "CASCADE"),
         ("ValidPaths", "reference", "RESTRICT"),
     }
-    assert (tmp_path / "schema").read_text() == "10"
+    assert (memory_path / "schema").read_text() == "10"
 
 
 def test_what_is_registered_is_found_again(database: Database) -> None:
@@ -161,8 +161,8 @@ def test_a_failed_statement_undoes_everything(database: Database) -> None:
     assert database.all_valid() == []
 
 
-def test_others_see_it_whole_or_not_at_all(database: Database, tmp_path: Path) -> None:
-    with closing(Database(tmp_path)) as other:
+def test_others_see_it_whole_or_not_at_all(database: Database, memory_path: Path) -> None:
+    with closing(Database(memory_path)) as other:
         with database.writing():
             database.register([entry("a"), entry("b", "a")])
             assert other.all_valid() == []
@@ -183,7 +183,7 @@ def test_threads_take_turns(database: Database) -> None:
     assert len(database.all_valid()) == 40
 
 
-def test_outputs_of_derivations(database: Database, tmp_path: Path) -> None:
+def test_outputs_of_derivations(database: Database, memory_path: Path) -> None:
     drv = Registration(
         path=store_path("a.drv"),
         nar_hash=sha256(b""),
@@ -192,14 +192,14 @@ def test_outputs_of_derivations(database: Database, tmp_path: Path) -> None:
     )
     register(database, drv)
     register(database, drv)
-    with closing(sqlite3.connect(tmp_path / "db.sqlite")) as raw:
+    with closing(sqlite3.connect(memory_path / "db.sqlite")) as raw:
         rows = raw.execute("select id, path from DerivationOutputs order by id").fetchall()
     assert rows == [("dev", str(store_path("a-dev"))), ("out", str(store_path("a")))]
 
 
-def test_deleting_as_nix_does_keeps_references_whole(database: Database, tmp_path: Path) -> None:
+def test_deleting_as_nix_does_keeps_references_whole(database: Database, memory_path: Path) -> None:
     register(database, entry("below", "below"), entry("top", "below", "top"))
-    with closing(sqlite3.connect(tmp_path / "db.sqlite", isolation_level=None)) as raw:
+    with closing(sqlite3.connect(memory_path / "db.sqlite", isolation_level=None)) as raw:
         raw.execute("pragma foreign_keys = on")
         delete = "delete from ValidPaths where path = ?"
         with pytest.raises(sqlite3.IntegrityError):
@@ -209,38 +209,38 @@ def test_deleting_as_nix_does_keeps_references_whole(database: Database, tmp_pat
         assert raw.execute("select count(*) from Refs").fetchone() == (0,)
 
 
-def test_what_is_there_is_opened_and_not_made_again(tmp_path: Path) -> None:
-    with closing(Database(tmp_path)) as database:
+def test_what_is_there_is_opened_and_not_made_again(memory_path: Path) -> None:
+    with closing(Database(memory_path)) as database:
         register(database, entry("a"))
-    (tmp_path / "schema").unlink()
-    with closing(Database(tmp_path)) as database:
+    (memory_path / "schema").unlink()
+    with closing(Database(memory_path)) as database:
         assert database.all_valid() == paths("a")
-    assert (tmp_path / "schema").read_text() == "10"
-    assert entries(tmp_path) == ["db.sqlite", "schema"]
+    assert (memory_path / "schema").read_text() == "10"
+    assert entries(memory_path) == ["db.sqlite", "schema"]
 
 
-def test_reading_only(tmp_path: Path) -> None:
-    with closing(Database(tmp_path)) as database:
+def test_reading_only(memory_path: Path) -> None:
+    with closing(Database(memory_path)) as database:
         register(database, entry("a"))
-    before = {name: (tmp_path / name).read_bytes() for name in entries(tmp_path)}
-    with closing(Database(tmp_path, read_only=True)) as database:
+    before = {name: (memory_path / name).read_bytes() for name in entries(memory_path)}
+    with closing(Database(memory_path, read_only=True)) as database:
         assert database.all_valid() == paths("a")
         with pytest.raises(DatabaseError) as caught:
             register(database, entry("b"))
         assert caught.value.hint == "choose a store that you may write to with --store"
-    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert {name: (memory_path / name).read_bytes() for name in before} == before
 
 
-def test_reading_only_while_another_writes(database: Database, tmp_path: Path) -> None:
-    with closing(Database(tmp_path, read_only=True)) as reader:
+def test_reading_only_while_another_writes(database: Database, memory_path: Path) -> None:
+    with closing(Database(memory_path, read_only=True)) as reader:
         register(database, entry("a"))
         assert reader.all_valid() == paths("a")
 
 
-def test_reading_only_makes_nothing(tmp_path: Path) -> None:
+def test_reading_only_makes_nothing(memory_path: Path) -> None:
     with pytest.raises(DatabaseError):
-        Database(tmp_path, read_only=True)
-    assert entries(tmp_path) == []
+        Database(memory_path, read_only=True)
+    assert entries(memory_path) == []
 
 
 def test_a_read_only_directory_of_an_ordinary_user() -> None:
@@ -280,29 +280,29 @@ except DatabaseError as error:
 
 
 @pytest.mark.parametrize("read_only", [False, True])
-def test_garbage_is_no_database(tmp_path: Path, *, read_only: bool) -> None:
-    (tmp_path / "db.sqlite").write_bytes(b"garbage" * 1000)
+def test_garbage_is_no_database(memory_path: Path, *, read_only: bool) -> None:
+    (memory_path / "db.sqlite").write_bytes(b"garbage" * 1000)
     with pytest.raises(DatabaseError) as caught:
-        Database(tmp_path, read_only=read_only).all_valid()
+        Database(memory_path, read_only=read_only).all_valid()
     assert caught.value.hint == "the database is damaged; the paths themselves may well be whole"
-    assert caught.value.facts["file"] == str(tmp_path / "db.sqlite")
+    assert caught.value.facts["file"] == str(memory_path / "db.sqlite")
     assert caught.value.exit_code == 6
 
 
 @pytest.mark.parametrize("version", ["11", "9", "garbage", "1" * 100])
-def test_another_schema_is_refused(tmp_path: Path, version: str) -> None:
-    (tmp_path / "schema").write_text(version)
+def test_another_schema_is_refused(memory_path: Path, version: str) -> None:
+    (memory_path / "schema").write_text(version)
     with pytest.raises(SchemaError) as caught:
-        Database(tmp_path)
+        Database(memory_path)
     assert caught.value.facts["version"] == version[:20]
     assert caught.value.hint is not None
-    assert entries(tmp_path) == ["schema"]
+    assert entries(memory_path) == ["schema"]
 
 
-def test_an_empty_schema_of_a_full_disk_is_written_again(tmp_path: Path) -> None:
-    (tmp_path / "schema").write_text("")
-    Database(tmp_path).close()
-    assert (tmp_path / "schema").read_text() == "10"
+def test_an_empty_schema_of_a_full_disk_is_written_again(memory_path: Path) -> None:
+    (memory_path / "schema").write_text("")
+    Database(memory_path).close()
+    assert (memory_path / "schema").read_text() == "10"
 
 
 @pytest.mark.parametrize(
@@ -316,11 +316,11 @@ def test_an_empty_schema_of_a_full_disk_is_written_again(tmp_path: Path) -> None
     ],
 )
 def test_a_nonsensical_row_is_a_store_error(
-    database: Database, tmp_path: Path, column: str, value: str
+    database: Database, memory_path: Path, column: str, value: str
 ) -> None:
     register(database, entry("below"), entry("top", "below"))
     where = "below" if column == "path" else "top"
-    with closing(sqlite3.connect(tmp_path / "db.sqlite", isolation_level=None)) as raw:
+    with closing(sqlite3.connect(memory_path / "db.sqlite", isolation_level=None)) as raw:
         raw.execute(
             f"update ValidPaths set {column} = ? where path = ?", [value, str(store_path(where))]
         )
@@ -331,7 +331,7 @@ def test_a_nonsensical_row_is_a_store_error(
             database.all_valid()
 
 
-def test_a_directory_that_is_missing(tmp_path: Path) -> None:
+def test_a_directory_that_is_missing(memory_path: Path) -> None:
     with pytest.raises(DatabaseError) as caught:
-        Database(tmp_path / "none")
+        Database(memory_path / "none")
     assert caught.value.hint == "choose a store that you may write to with --store"

@@ -46,8 +46,8 @@ def cache() -> SimulatedCache:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[LocalStore]:
-    with LocalStore(tmp_path / "root") as store:
+def store(memory_path: Path) -> Iterator[LocalStore]:
+    with LocalStore(memory_path / "root") as store:
         yield store
 
 
@@ -80,82 +80,84 @@ def nothing_in(store: LocalStore) -> bool:
 # Opening and closing.
 
 
-def test_a_new_store_has_the_places_of_nix(tmp_path: Path) -> None:
-    with LocalStore(tmp_path / "a/b") as store:
-        assert store.root == tmp_path / "a/b"
+def test_a_new_store_has_the_places_of_nix(memory_path: Path) -> None:
+    with LocalStore(memory_path / "a/b") as store:
+        assert store.root == memory_path / "a/b"
         assert entries(store.layout.state) == ["db", "gc.lock", "gcroots", "temproots"]
         assert {"big-lock", "db.sqlite", "schema"} <= set(entries(store.layout.database))
         assert os.path.samestat(os.fstat(store.fd), store.layout.store.stat())
-        assert store.physical(store_path("x")) == tmp_path / "a/b/nix/store" / store_path("x").base
+        assert (
+            store.physical(store_path("x")) == memory_path / "a/b/nix/store" / store_path("x").base
+        )
 
 
 def test_a_relative_root_is_taken_as_it_is_now(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(memory_path)
     with LocalStore("root") as store:
         monkeypatch.chdir("/")
-        assert store.root == tmp_path / "root"
+        assert store.root == memory_path / "root"
         assert store.all_valid() == []
 
 
-def test_closing_leaves_no_descriptor(tmp_path: Path) -> None:
+def test_closing_leaves_no_descriptor(memory_path: Path) -> None:
     before = descriptors()
-    LocalStore(tmp_path).close()
-    LocalStore(tmp_path, read_only=True).close()
+    LocalStore(memory_path).close()
+    LocalStore(memory_path, read_only=True).close()
     assert descriptors() == before
 
 
-def test_read_only_and_nothing_there(tmp_path: Path) -> None:
+def test_read_only_and_nothing_there(memory_path: Path) -> None:
     with pytest.raises(NotAStoreError) as caught:
-        LocalStore(tmp_path / "none", read_only=True)
+        LocalStore(memory_path / "none", read_only=True)
     assert caught.value.hint is not None
-    assert entries(tmp_path) == []
+    assert entries(memory_path) == []
 
 
-def test_read_only_changes_nothing(tmp_path: Path, cache: SimulatedCache) -> None:
+def test_read_only_changes_nothing(memory_path: Path, cache: SimulatedCache) -> None:
     path = cache.add("a", SAMPLE)
-    with LocalStore(tmp_path) as store:
+    with LocalStore(memory_path) as store:
         add(store, cache, path)
         store.settle()
-    before = files(tmp_path)
-    with LocalStore(tmp_path, read_only=True) as store:
+    before = files(memory_path)
+    with LocalStore(memory_path, read_only=True) as store:
         assert store.hold([path]) == store.valid([path]) == {path}
         with pytest.raises(ReadOnlyStoreError), store.adding(cache.trusted(path)):
             pass
         with pytest.raises(ReadOnlyStoreError):
             store.set_signatures(path, ())
-    after = files(tmp_path)
+    after = files(memory_path)
     for made_by_sqlite in ("nix/var/nix/db/db.sqlite-shm", "nix/var/nix/db/db.sqlite-wal"):
         after.pop(made_by_sqlite, None)
     assert after == before
 
 
-def test_a_file_in_the_way_is_a_disk_error(tmp_path: Path) -> None:
+def test_a_file_in_the_way_is_a_disk_error(memory_path: Path) -> None:
     before = descriptors()
-    (tmp_path / "nix").write_bytes(b"")
+    (memory_path / "nix").write_bytes(b"")
     with pytest.raises(DiskError) as caught:
-        LocalStore(tmp_path)
-    assert str(caught.value.facts["file"]).startswith(str(tmp_path / "nix"))
+        LocalStore(memory_path)
+    assert str(caught.value.facts["file"]).startswith(str(memory_path / "nix"))
     assert descriptors() == before
 
 
-def test_a_damaged_database_leaves_no_descriptor(tmp_path: Path) -> None:
+def test_a_damaged_database_leaves_no_descriptor(memory_path: Path) -> None:
     before = descriptors()
-    (tmp_path / "nix/var/nix/db").mkdir(parents=True)
-    (tmp_path / "nix/var/nix/db/db.sqlite").write_bytes(b"garbage" * 100)
+    (memory_path / "nix/var/nix/db").mkdir(parents=True)
+    (memory_path / "nix/var/nix/db/db.sqlite").write_bytes(b"garbage" * 100)
     with pytest.raises(DatabaseError):
-        LocalStore(tmp_path)
+        LocalStore(memory_path)
     with pytest.raises(DiskError):
-        LocalStore(tmp_path / "nix/var/nix/db/db.sqlite")
+        LocalStore(memory_path / "nix/var/nix/db/db.sqlite")
     assert descriptors() == before
 
 
-def test_a_database_without_a_store_directory(tmp_path: Path) -> None:
-    LocalStore(tmp_path).close()
-    (tmp_path / "nix/store").rmdir()
+def test_a_database_without_a_store_directory(memory_path: Path) -> None:
+    LocalStore(memory_path).close()
+    (memory_path / "nix/store").rmdir()
     with pytest.raises(DiskError):
-        LocalStore(tmp_path, read_only=True)
+        LocalStore(memory_path, read_only=True)
 
 
 # Adding.
@@ -215,14 +217,14 @@ def test_a_referrer_waits_for_what_it_refers_to(store: LocalStore, cache: Simula
 
 
 def test_references_that_are_valid_already_are_enough(
-    tmp_path: Path, cache: SimulatedCache
+    memory_path: Path, cache: SimulatedCache
 ) -> None:
     below = cache.add("below")
     top = cache.add("top", references=[below])
-    with LocalStore(tmp_path) as store:
+    with LocalStore(memory_path) as store:
         add(store, cache, below)
         store.settle()
-    with LocalStore(tmp_path) as store:
+    with LocalStore(memory_path) as store:
         add(store, cache, top)
         assert store.settle() == [top]
 
@@ -249,9 +251,9 @@ def test_added_twice(store: LocalStore, cache: SimulatedCache) -> None:
     assert read_tree(store.physical(path)) == SAMPLE
 
 
-def test_two_stores_of_one_root(tmp_path: Path, cache: SimulatedCache) -> None:
+def test_two_stores_of_one_root(memory_path: Path, cache: SimulatedCache) -> None:
     path = cache.add("a", SAMPLE)
-    with LocalStore(tmp_path) as one, LocalStore(tmp_path) as two:
+    with LocalStore(memory_path) as one, LocalStore(memory_path) as two:
         add(one, cache, path)
         add(two, cache, path)
         inode = one.settle() and one.physical(path).stat().st_ino
@@ -271,13 +273,13 @@ def test_what_a_crash_left_at_the_name_is_replaced(
     assert read_tree(store.physical(path)) == SAMPLE
 
 
-def test_a_deep_tree_needs_leave(tmp_path: Path, cache: SimulatedCache) -> None:
+def test_a_deep_tree_needs_leave(memory_path: Path, cache: SimulatedCache) -> None:
     path = cache.add("deep", nested(199))
-    with LocalStore(tmp_path) as store:
+    with LocalStore(memory_path) as store:
         with pytest.raises(NarError):
             add(store, cache, path)
         assert nothing_in(store)
-    with LocalStore(tmp_path, max_depth=200) as store:
+    with LocalStore(memory_path, max_depth=200) as store:
         add(store, cache, path)
         assert store.settle() == [path]
         assert read_tree(store.physical(path)) == nested(199)
@@ -383,20 +385,22 @@ def test_leaving_by_an_exception_leaves_nothing(
 # Closing early.
 
 
-def test_what_waits_is_dropped_by_abandon_and_close(tmp_path: Path, cache: SimulatedCache) -> None:
+def test_what_waits_is_dropped_by_abandon_and_close(
+    memory_path: Path, cache: SimulatedCache
+) -> None:
     top = cache.add("top", SAMPLE, references=[store_path("missing")])
-    with LocalStore(tmp_path) as store:
+    with LocalStore(memory_path) as store:
         add(store, cache, top)
         store.settle()
         store.abandon()
         assert nothing_in(store)
         add(store, cache, top)
-    assert entries(tmp_path / "nix/store") == []
+    assert entries(memory_path / "nix/store") == []
 
 
-def test_a_thread_that_is_still_adding_is_cut_off(tmp_path: Path, cache: SimulatedCache) -> None:
+def test_a_thread_that_is_still_adding_is_cut_off(memory_path: Path, cache: SimulatedCache) -> None:
     path = cache.add("a", SAMPLE)
-    store = LocalStore(tmp_path)
+    store = LocalStore(memory_path)
     begun, closed = threading.Event(), threading.Event()
     errors: list[Exception] = []
 
@@ -420,13 +424,13 @@ def test_a_thread_that_is_still_adding_is_cut_off(tmp_path: Path, cache: Simulat
     closed.set()
     thread.join()
     assert len(errors) == 1
-    assert entries(tmp_path / "nix/store") == []
+    assert entries(memory_path / "nix/store") == []
     os.close(fd)
 
 
-def test_a_finished_thread_finds_the_store_closed(tmp_path: Path, cache: SimulatedCache) -> None:
+def test_a_finished_thread_finds_the_store_closed(memory_path: Path, cache: SimulatedCache) -> None:
     path = cache.add("a", b"data")
-    store = LocalStore(tmp_path)
+    store = LocalStore(memory_path)
     fd = store.fd
 
     def pieces() -> Iterator[bytes]:
@@ -436,12 +440,12 @@ def test_a_finished_thread_finds_the_store_closed(tmp_path: Path, cache: Simulat
     with pytest.raises(StoreClosedError):
         feed(store, cache.trusted(path), pieces())
     os.close(fd)
-    assert entries(tmp_path / "nix/store") == []
+    assert entries(memory_path / "nix/store") == []
 
 
-def test_a_closed_store_takes_nothing(tmp_path: Path, cache: SimulatedCache) -> None:
+def test_a_closed_store_takes_nothing(memory_path: Path, cache: SimulatedCache) -> None:
     path = cache.add("a")
-    store = LocalStore(tmp_path)
+    store = LocalStore(memory_path)
     store.close()
     with pytest.raises(StoreClosedError), store.adding(cache.trusted(path)):
         pass

@@ -28,6 +28,8 @@ _ENTRY_OR_CLOSE = (wire.ENTRY, wire.CLOSE)
 class NarError(FormatError):
     """The bytes are not a canonical NAR. Carries `offset`, in bytes from the start."""
 
+    what = "archive"
+
 
 class NarReader:
     """Incremental, strict, bounded.

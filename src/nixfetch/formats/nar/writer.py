@@ -37,7 +37,7 @@ class NarWriter:
                 head = self._enter(name) + wire.DIRECTORY
                 self._open.append(0)
                 return head
-            case Symlink(name, target):
+            case Symlink(name, target):  # pragma: no branch - there is no other
                 body = wire.SYMLINK + wire.string(target) + wire.CLOSE
                 return self._enter(name) + body + self._close_entry()
 
