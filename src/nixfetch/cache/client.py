@@ -22,7 +22,7 @@ from nixfetch.formats.storepath import STORE_DIR, StorePath
 from nixfetch.plan.retry import RetrySchedule
 from nixfetch.streams import codecs
 from nixfetch.streams.limits import at_most, read_all
-from nixfetch.transport.base import NotFoundError, Range
+from nixfetch.transport.base import NotFoundError, Range, UnsatisfiableRangeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,11 +32,18 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
+_HEADWAY = 1024 * 1024  # bytes that a try must bring to count as a success
 _SLACK = 1024 * 1024  # bytes that a compressed NAR may be larger than an eighth above its NAR
 
 
 class WrongPathError(TrustError):
     """The cache answered with another path than it was asked for."""
+
+
+class NarGoneError(TransportError):
+    """The cache has the path's narinfo, and not its NAR any more."""
+
+    exit_code = 3
 
 
 class StoreDirError(TransportError):
@@ -159,7 +166,7 @@ class BinaryCache:
             downloaded: is told of bytes as they arrive, still compressed.
 
         Raises, there or in the loop:
-            NotFoundError: the narinfo is there, the NAR is gone.
+            NarGoneError: the narinfo is there, the NAR is not.
             CodecError, UnsupportedCompressionError: it cannot be decoded.
             TooLargeError: it does not end where it could.
             TransportError: it does not arrive.
@@ -237,6 +244,7 @@ class _Arriving:
         self._downloaded = downloaded
         self._received = 0  # bytes handed on
         self._validator: str | None = None
+        self._encoded = False  # offsets of an encoded body are not those of what it holds
         self._chunks = self._run()
 
     def __iter__(self) -> Iterator[bytes]:
@@ -254,22 +262,29 @@ class _Arriving:
             before = self._received
             try:
                 yield from self._attempt()
+            except NotFoundError as error:
+                raise NarGoneError("the cache has the narinfo, but not its NAR") from error
+            except UnsatisfiableRangeError:
+                if not before:
+                    raise
+                return  # it broke off behind its last byte; the hash says whether that was all
             except TransportError as error:
-                # What made headway is no failure in a row.
-                failures = failures + 1 if self._received == before else 1
+                # What made headway is no failure in a row; a byte at a time is none.
+                failures = 1 if self._received - before >= _HEADWAY else failures + 1
                 self._wait(error, failures)
             else:
                 return
 
     def _attempt(self) -> Iterator[bytes]:
         wanted = None
-        if self._received:
+        if self._received and not self._encoded:
             wanted = Range(start=self._received, validator=self._validator)
         with self._transport.open(self._name, wanted) as body:
             chunks = body.chunks
             if body.encoding is not None:
-                if self._received:
+                if body.start:
                     raise TransportError("cannot resume an encoded body", encoding=body.encoding)
+                self._encoded = True
                 chunks = codecs.decode(body.encoding, chunks)
             self._validator = body.validator
             for chunk in _from(self._received - body.start, chunks):

@@ -18,6 +18,7 @@ caches of the processor.
 from __future__ import annotations
 
 import heapq
+import logging
 import os
 import queue
 import threading
@@ -41,9 +42,11 @@ if TYPE_CHECKING:
     from nixfetch.plan.trust import TrustPolicy
     from nixfetch.store.local import LocalStore
 
+_log = logging.getLogger(__name__)
 LOOKUPS = 24  # narinfos asked for at a time
 _AHEAD = 6  # NARs beyond `jobs` whose first bytes are waited for
 _PATIENCE = 2.0  # seconds that an interrupted run waits for its threads
+_REST = 60.0  # seconds that a finished run waits for them; they have nothing left to do
 
 
 class FetchFailedError(NixfetchError):
@@ -188,8 +191,10 @@ class _Run:
             clean = True
         finally:
             self._cancelled.set()
+            # One deadline for all: a hundred stalled threads take no longer than one.
+            deadline = time.monotonic() + (_REST if clean else _PATIENCE)
             for pool in (self._lookups, self._unpackers, self._settler):
-                pool.close(patience=_PATIENCE if not clean else 60.0)
+                pool.close(deadline=deadline)
         self._judge_waiting()
         self._report.seconds = time.monotonic() - begin
         return self._report
@@ -287,6 +292,7 @@ class _Run:
         for path in paths:
             entry = self._report.paths[path]
             entry.status = Status.FETCHED
+            _log.info("fetched %s from %s, %s", path, entry.cache, entry.vouched_for)
             self._on_event(progress.Fetched(path, entry.nar_size or 0))
 
     def _lost(self, path: StorePath, error: NixfetchError) -> None:
@@ -304,9 +310,10 @@ class _Run:
         """What is finished and not valid at the end lacks a reference."""
         if self._dry_run:
             return
-        self._closure.order()  # a circle is an error of its own
-        for entry in self._report.paths.values():
-            if entry.status is not Status.WANTED:
+        # References first: a path fails for what it refers to, and that for what it refers to.
+        for path in self._closure.order():  # a circle is an error of its own
+            entry = self._report.paths.get(path)
+            if entry is None or entry.status is not Status.WANTED:
                 continue
             references = set(self._closure.references(entry.path))
             lacking = sorted(references - self._store.valid(references))
@@ -352,11 +359,13 @@ class _Run:
         slot = _Slot(self._decoding)
 
         def checkpoint() -> None:
+            slot.take()  # may wait, for so long that the run is over
             self._checkpoint()
-            slot.take()
 
         def tell(downloaded: int, unpacked: int) -> None:
-            self._results.put(progress.Advanced(path, downloaded, unpacked))
+            self._results.put(progress.Advanced(path, downloaded, unpacked, gauge.spent()))
+
+        gauge = Gauge(tell, now=time.monotonic)
 
         def started(source: Found) -> None:
             slot.give()
@@ -368,7 +377,7 @@ class _Run:
                 caches=self._caches,
                 policy=self._policy,
                 store=self._store,
-                gauge=Gauge(tell, now=time.monotonic),
+                gauge=gauge,
                 started=started,
                 checkpoint=checkpoint,
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nixfetch.cache.group import HEALABLE
+from nixfetch.fetch.progress import Spent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,7 @@ class Unpacked:
 
 
 class Gauge:
-    """Counts the bytes of one path, and says so now and then."""
+    """Counts the bytes of one path and what its time goes into, and says so now and then."""
 
     def __init__(self, tell: Callable[[int, int], None], *, now: Callable[[], float]) -> None:
         """Call `tell` with bytes downloaded and unpacked since its last call."""
@@ -38,19 +39,37 @@ class Gauge:
         self._due = 0.0
         self._downloaded = 0
         self._unpacked = 0
+        self._mark = now()  # until when time is accounted for
+        self._network = self._decoding = self._disk = 0.0
         self.total = 0
         """Bytes downloaded so far."""
 
     def downloaded(self, size: int) -> None:
         """Count `size` bytes that arrived."""
+        self._network += self._lap()
         self._downloaded += size
         self.total += size
 
+    def decoded(self) -> None:
+        """A chunk is decoded, and about to be written."""
+        self._decoding += self._lap()
+
     def unpacked(self, size: int) -> None:
         """Count `size` bytes that were decoded and written."""
+        self._disk += self._lap()
         self._unpacked += size
         if self._now() >= self._due:
             self.flush()
+
+    def spent(self) -> Spent:
+        """What time went into since the last call."""
+        spent = Spent(self._network, self._decoding, self._disk)
+        self._network = self._decoding = self._disk = 0.0
+        return spent
+
+    def _lap(self) -> float:
+        mark, self._mark = self._mark, self._now()
+        return self._mark - mark
 
     def flush(self) -> None:
         """Say what was not yet said."""
@@ -99,6 +118,7 @@ def unpack(
             ):
                 for chunk in chunks:
                     checkpoint()
+                    gauge.decoded()
                     sink.write(chunk)
                     gauge.unpacked(len(chunk))
         except HEALABLE as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -53,12 +54,16 @@ class Pool(Generic[_T]):
             self._threads.append(thread)
             thread.start()
 
-    def close(self, *, patience: float) -> bool:
-        """End the threads when their jobs are done; whether they all did in `patience` seconds."""
+    def close(self, *, deadline: float) -> bool:
+        """End the threads when their jobs are done; whether they all were by `deadline`.
+
+        Args:
+            deadline: on the clock of `time.monotonic`.
+        """
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
-            thread.join(patience)
+            thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:

@@ -54,12 +54,25 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds that went into one path, and on what: to see what a run waits for."""
+
+    network: float = 0.0
+    """Until bytes arrived."""
+    decoding: float = 0.0
+    """Decompression, and the wait for a place among those that do it."""
+    disk: float = 0.0
+    """Parsing, hashing and writing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Advanced:
     """More of a path has arrived since the last such event."""
 
     path: StorePath
     downloaded: int
     unpacked: int
+    spent: Spent = Spent()
 
 
 @dataclass(frozen=True, slots=True)

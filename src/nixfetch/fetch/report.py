@@ -38,6 +38,14 @@ class PathReport:
     """Caches whose NAR was tried."""
     error: NixfetchError | None = None
 
+    @property
+    def vouched_for(self) -> str:
+        """On whose word it is believed, for people."""
+        words = ["content-addressed"] if self.content_addressed else []
+        if self.signed_by:
+            words.append(f"signed by {', '.join(self.signed_by)}")
+        return " and ".join(words) or "unsigned"
+
     def to_json(self) -> dict[str, Any]:
         """As `fetch --json` has it."""
         return {

@@ -8,6 +8,7 @@ Source: nix, src/libstore/schema.sql, src/libstore/local-store.cc.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import threading
@@ -16,11 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from nixfetch.errors import StoreError
+from nixfetch.errors import FormatError, StoreError
 from nixfetch.formats.contentaddress import ContentAddress
 from nixfetch.formats.hashes import Hash
 from nixfetch.formats.signing import Signature
 from nixfetch.formats.storepath import StorePath
+from nixfetch.store.disk import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -113,11 +115,8 @@ class Database:
         with self._errors():
             self._connection = _connect(self._file, read_only=read_only)
         try:
-            with self._errors():
-                if not read_only:
-                    self._prepare()
             if not read_only:
-                _write_schema(directory)
+                self._prepare(directory)
         except BaseException:
             self._connection.close()
             raise
@@ -141,7 +140,8 @@ class Database:
     def all_valid(self) -> list[StorePath]:
         """All valid paths, ascending."""
         rows = self._query("select path from ValidPaths order by path")
-        return [StorePath.parse_full(path) for (path,) in rows]
+        with self._sane():
+            return [StorePath.parse_full(path) for (path,) in rows]
 
     def get(self, path: StorePath) -> Registration | None:
         """What is known of `path`; None when it is not valid.
@@ -155,17 +155,19 @@ class Database:
             [str(path)],
         )
         for id_, hash_, time, deriver, size, ultimate, sigs, ca in rows:
-            return Registration(
-                path=path,
-                nar_hash=Hash.parse(hash_),
-                nar_size=size or 0,
-                references=self._references(id_),
-                deriver=StorePath.parse_full(deriver) if deriver else None,
-                signatures=tuple(Signature.parse(text) for text in (sigs or "").split()),
-                ca=ContentAddress.parse(ca) if ca else None,
-                registered=time,
-                ultimate=bool(ultimate),
-            )
+            references = self._references(id_)
+            with self._sane():
+                return Registration(
+                    path=path,
+                    nar_hash=Hash.parse(hash_),
+                    nar_size=size or 0,
+                    references=references,
+                    deriver=StorePath.parse_full(deriver) if deriver else None,
+                    signatures=tuple(Signature.parse(text) for text in (sigs or "").split()),
+                    ca=ContentAddress.parse(ca) if ca else None,
+                    registered=time,
+                    ultimate=bool(ultimate),
+                )
         return None
 
     def by_hash_part(self, hash_part: str) -> StorePath | None:
@@ -243,25 +245,42 @@ class Database:
             with self._errors():
                 self._connection.execute("rollback")
 
-    def _prepare(self) -> None:
-        # One transaction, so that a crash or a full disk leaves no database without tables.
-        execute = self._connection.execute
-        execute("pragma journal_mode = wal")
-        execute("pragma synchronous = full")
-        execute("pragma foreign_keys = on")
-        if execute("select 1 from sqlite_master where name = 'SchemaMigrations'").fetchone():
-            return
-        self._connection.executescript(f"begin immediate; {_SCHEMA} commit;")
+    def _prepare(self, directory: Path) -> None:
+        # One at a time: two that turn a new file into a WAL database do not wait for each
+        # other, one is refused.
+        with _locked(directory), self._errors():
+            execute = self._connection.execute
+            if execute("pragma journal_mode").fetchone() != ("wal",):
+                execute("pragma journal_mode = wal")
+            execute("pragma synchronous = full")
+            execute("pragma foreign_keys = on")
+            if not execute(
+                "select 1 from sqlite_master where name = 'SchemaMigrations'"
+            ).fetchone():
+                # One transaction: a crash or a full disk leaves no database without tables.
+                self._connection.executescript(f"begin immediate; {_SCHEMA} commit;")
+            _write_schema(directory)
 
     def _references(self, id_: int) -> tuple[StorePath, ...]:
         rows = self._query(
             "select path from Refs join ValidPaths on reference = id where referrer = ?", [id_]
         )
-        return tuple(sorted(StorePath.parse_full(path) for (path,) in rows))
+        with self._sane():
+            return tuple(sorted(StorePath.parse_full(path) for (path,) in rows))
 
     def _query(self, statement: str, values: list[str] | list[int] | None = None) -> list[tuple]:  # type: ignore[type-arg] # rows are as SQLite gives them
         with self._lock, self._errors():
             return self._connection.execute(statement, values or []).fetchall()
+
+    @contextmanager
+    def _sane(self) -> Iterator[None]:
+        """What a row says badly is this machine's fault, not a cache's."""
+        try:
+            yield
+        except FormatError as error:
+            raise DatabaseError(
+                "the store's database holds nonsense", file=str(self._file), reason=str(error)
+            ) from error
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -269,7 +288,7 @@ class Database:
             yield
         except sqlite3.Error as error:
             raise DatabaseError(
-                "the store's database refused",
+                _problem(error),
                 hint=_hint(error),
                 file=str(self._file),
                 reason=str(error),
@@ -297,7 +316,7 @@ def _connect(file: Path, *, read_only: bool) -> sqlite3.Connection:
         alone = not os.access(file.parent, os.W_OK) and not file.with_name("db.sqlite-wal").exists()
         mode = "ro&immutable=1" if alone else "ro"
     return sqlite3.connect(
-        f"file:{quote(str(file))}?mode={mode}",
+        f"file:{quote(os.fsencode(file))}?mode={mode}",
         uri=True,
         timeout=_BUSY,
         isolation_level=None,
@@ -324,6 +343,19 @@ def _check_schema(directory: Path) -> None:
         )
 
 
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold the lock of the directory itself; nobody but us asks for that one."""
+    with disk_errors(directory):
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with disk_errors(directory):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
 def _write_schema(directory: Path) -> None:
     """Name the version, whole or not at all; after the tables, so that it never lies."""
     file = directory / "schema"
@@ -339,15 +371,23 @@ def _write_schema(directory: Path) -> None:
         ) from error
 
 
+def _problem(error: sqlite3.Error) -> str:
+    full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+    return "no space left on device" if full else "the store's database refused"
+
+
 def _hint(error: sqlite3.Error) -> str | None:
-    match getattr(error, "sqlite_errorname", ""):
-        case "SQLITE_FULL":
+    # The low byte is what went wrong, the others are where: READONLY_DIRECTORY is READONLY too.
+    match getattr(error, "sqlite_errorcode", 0) & 0xFF:
+        case sqlite3.SQLITE_FULL:
             return "free some space, or choose another disk with --store"
-        case "SQLITE_CANTOPEN" | "SQLITE_READONLY" | "SQLITE_PERM":
+        case sqlite3.SQLITE_IOERR:  # a full disk too, where shared memory is laid out
+            return "the disk is full or failing: free some space, or choose another with --store"
+        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
             return "choose a store that you may write to with --store"
-        case "SQLITE_BUSY" | "SQLITE_LOCKED":
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return "another process is writing to this store; try again when it is done"
-        case "SQLITE_CORRUPT" | "SQLITE_NOTADB":
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return "the database is damaged; the paths themselves may well be whole"
         case _:
             return None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHUNK = 256 * 1024  # bytes read at a time
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _END = End()
 
 
@@ -69,7 +69,7 @@ def _node(descent: Descent, file: bytes, name: bytes) -> Iterator[Event]:
         elif stat.S_ISLNK(mode):
             event = Symlink(name, os.readlink(file, dir_fd=descent.fd))
         elif stat.S_ISREG(mode):
-            fd = os.open(file, _READ, dir_fd=descent.fd)
+            fd = os.open(file, _OPEN, dir_fd=descent.fd)
             event = Regular(name, status.st_size, bool(mode & stat.S_IXUSR), 0)
         else:
             raise UnsupportedFileError(
@@ -77,28 +77,33 @@ def _node(descent: Descent, file: bytes, name: bytes) -> Iterator[Event]:
             )
     except OSError as error:
         raise disk_error(error, os.fsdecode(file)) from error
-    yield event
-    if isinstance(event, Regular):
-        try:
+    try:
+        yield event
+        if isinstance(event, Regular):
             yield from _contents(fd, event.size, file)
-        finally:
+            yield _END
+    finally:
+        if fd >= 0:
             os.close(fd)
-        yield _END
 
 
 def _contents(fd: int, size: int, file: bytes) -> Iterator[Contents]:
     left = size
     while left:
-        try:
-            data = os.read(fd, min(CHUNK, left))
-        except OSError as error:
-            raise disk_error(error, os.fsdecode(file)) from error
+        data = _read(fd, min(CHUNK, left), file)
         if not data:
             raise ChangedFileError("file shrank while it was read", file=os.fsdecode(file))
         left -= len(data)
         yield Contents(memoryview(data))
-    if os.read(fd, 1):
+    if _read(fd, 1, file):
         raise ChangedFileError("file grew while it was read", file=os.fsdecode(file))
+
+
+def _read(fd: int, size: int, file: bytes) -> bytes:
+    try:
+        return os.read(fd, size)
+    except OSError as error:
+        raise disk_error(error, os.fsdecode(file)) from error
 
 
 def _names(descent: Descent, directory: bytes) -> list[bytes]:

@@ -35,7 +35,7 @@ from nixfetch.store.derivation import outputs_of
 from nixfetch.store.disk import disk_error, disk_errors
 from nixfetch.store.layout import Layout
 from nixfetch.store.narsink import NarSink
-from nixfetch.store.temproots import TempRoots
+from nixfetch.store.temproots import StoreClosedError, TempRoots
 from nixfetch.store.trees import remove_tree
 
 if TYPE_CHECKING:
@@ -59,10 +59,6 @@ class ReadOnlyStoreError(StoreError):
     """The store was opened for reading."""
 
 
-class StoreClosedError(StoreError):
-    """A thread went on adding to a store that another had closed."""
-
-
 class _Staged(NamedTuple):
     trusted: Trusted
     name: str  # of the finished tree, in the store directory
@@ -78,7 +74,8 @@ class LocalStore:
 
         Args:
             root: the directory that holds ``nix/store``; ``/`` is the machine's own.
-            read_only: change nothing, not even a lock file.
+            read_only: change nothing, not even a lock file. (SQLite may leave its empty ``-wal``
+                and ``-shm`` beside the database, where it may write.)
             max_depth: levels of nodes that NARs may have.
 
         Raises:
@@ -136,12 +133,14 @@ class LocalStore:
         with self._settling:
             self._closed = True
         self.abandon()
+        cut_off = bool(self._unpacking)
         while self._unpacking:
             self._remove(self._unpacking.pop())
         if self._temp_roots is not None:
             self._temp_roots.close()
         self._database.close()
-        os.close(self._fd)
+        if not cut_off:  # else a thread may yet use the number, which could be another's by then
+            os.close(self._fd)
         self._close_lock()
 
     @property

@@ -33,26 +33,36 @@ if TYPE_CHECKING:
 
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 _PAUSE = 0.1  # seconds between looks at a collector that starts or ends, as Nix
-_PATIENCE = 600.0  # seconds for a collector that holds its lock and answers nobody
+PATIENCE = 600.0  # seconds; a collector that deletes a big tree may be silent for minutes
 
 
 class CollectorBusyError(StoreError):
     """A garbage collector runs and does not answer."""
 
 
+class StoreClosedError(StoreError):
+    """A thread went on adding to a store that another had closed."""
+
+
 class TempRoots:
     """The temporary roots of one open store. Safe to share among threads."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, *, patience: float = PATIENCE) -> None:
         """Make this process's file; `close` removes it.
+
+        Args:
+            layout: of the store.
+            patience: seconds for a collector that holds its lock and answers nobody.
 
         Raises:
             DiskError: it cannot be made.
         """
         self._layout = layout
+        self._patience = patience
         self._lock = threading.Lock()
         self._held: set[StorePath] = set()
         self._collector: socket.socket | None = None
+        self._closed = False
         with disk_errors(layout.temp_roots):
             self._gc_lock = os.open(layout.gc_lock, _OPEN, 0o600)
             try:
@@ -66,20 +76,27 @@ class TempRoots:
 
         Raises:
             DiskError: the file cannot be written.
-            CollectorBusyError: a collector runs and took none of them within ten minutes.
+            CollectorBusyError: a collector runs and took none of them in time.
+            StoreClosedError: after `close`.
         """
         with self._lock:
+            if self._closed:
+                raise StoreClosedError("the store was closed meanwhile", file=str(self._file))
             fresh = [path for path in paths if path not in self._held]
             if not fresh:
                 return
             with disk_errors(self._file):
                 self._tell_collector(fresh)
-                os.write(self._fd, b"".join(str(path).encode() + b"\0" for path in fresh))
+                try:
+                    _write_all(self._fd, b"".join(f"{path}\0".encode() for path in fresh))
+                finally:
+                    fcntl.flock(self._gc_lock, fcntl.LOCK_UN)
             self._held.update(fresh)
 
     def close(self) -> None:
         """Give all of them up."""
         with self._lock:
+            self._closed = True
             self._file.unlink(missing_ok=True)
             os.close(self._fd)
             os.close(self._gc_lock)
@@ -87,13 +104,17 @@ class TempRoots:
                 self._collector.close()
 
     def _tell_collector(self, paths: list[StorePath]) -> None:
-        """Return once no collector runs, or the one that does knows of `paths`."""
-        deadline = time.monotonic() + _PATIENCE
+        """Return once the one collector that runs knows of `paths`, or none can begin.
+
+        In the second case the shared lock is held: a collector that began before the list is
+        written would read it without `paths`.
+        """
+        deadline = time.monotonic() + self._patience
         while not self._no_collector():
             try:
                 self._send(paths)
-            except (ConnectionError, FileNotFoundError, EOFError):
-                # It is about to listen, or has just ended.
+            except (ConnectionError, FileNotFoundError, EOFError, TimeoutError):
+                # It is about to listen, has just ended, or is silent.
                 if self._collector is not None:
                     self._collector.close()
                     self._collector = None
@@ -111,16 +132,14 @@ class TempRoots:
             fcntl.flock(self._gc_lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        # Kept until the next call that needs it: a collector waits for whoever fetches no
-        # longer than it takes to write the list.
-        fcntl.flock(self._gc_lock, fcntl.LOCK_UN)
         return True
 
     def _send(self, paths: list[StorePath]) -> None:
         if self._collector is None:
             collector = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            collector.settimeout(self._patience)
             try:
-                collector.connect(str(self._layout.gc_socket))
+                _connect(collector, self._layout.gc_socket)
             except BaseException:
                 collector.close()
                 raise
@@ -129,6 +148,20 @@ class TempRoots:
             self._collector.sendall(f"{path}\n".encode())
             if self._collector.recv(1) != b"1":
                 raise EOFError
+
+
+def _connect(collector: socket.socket, file: Path) -> None:
+    """Connect to `file`, whose name may be longer than the 107 bytes that an address takes."""
+    directory = os.open(file.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        collector.connect(f"/proc/self/fd/{directory}/{file.name}")
+    finally:
+        os.close(directory)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 def _own_file(directory: Path) -> tuple[Path, int]:
@@ -143,7 +176,7 @@ def _own_file(directory: Path) -> tuple[Path, int]:
             os.close(fd)
             number += 1
             continue
-        if file.stat().st_ino == os.fstat(fd).st_ino:
+        if os.fstat(fd).st_nlink:  # no collector took it for a dead one's and removed it
             # Left behind by a dead process of the same number: its list is void.
             os.ftruncate(fd, 0)
             return file, fd

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nixfetch.cache import BinaryCache, WrongPathError
-from nixfetch.cache.client import StoreDirError
+from nixfetch.cache.client import NarGoneError, StoreDirError
 from nixfetch.errors import NixfetchError, TransportError, TrustError, facts
 from nixfetch.formats import cacheinfo, narinfo
 from nixfetch.formats.cacheinfo import CacheInfo, CacheInfoError
@@ -20,7 +20,7 @@ from nixfetch.plan.retry import RetrySchedule
 from nixfetch.plan.trust import FalseContentAddressError, TrustPolicy, UnsignedError
 from nixfetch.streams.codecs import CodecError, TruncatedError, UnsupportedCompressionError
 from nixfetch.streams.limits import TooLargeError
-from nixfetch.transport.base import Body, NotFoundError, Range
+from nixfetch.transport.base import Body, Range
 from simulated_cache import (
     KEY,
     OTHER_KEY,
@@ -381,11 +381,20 @@ def test_a_nar_goes_on_where_it_broke_off(
 def test_headway_is_no_failure_in_a_row(
     remote: SimulatedCache, client: BinaryCache, clock: Clock
 ) -> None:
-    path = remote.add("a", TREE)
-    remote.faults[remote.nar_name(path)] = CutAfter(3000, times=20)
-    assert nar(client, remote, path) == NAR
+    tree = {b"large": bytes(12 * 1024 * 1024)}
+    path = remote.add("a", tree)
+    remote.faults[remote.nar_name(path)] = CutAfter(1536 * 1024, times=20)
+    assert nar(client, remote, path) == tree_nar(tree)
     assert len(remote.opened) > 5
     assert set(clock.slept) == {0.125}
+
+
+def test_a_few_bytes_a_try_are_no_headway(remote: SimulatedCache, client: BinaryCache) -> None:
+    path = remote.add("a", TREE)
+    remote.faults[remote.nar_name(path)] = CutAfter(3000, times=100)
+    assert len(NAR) > 5 * 3000
+    assert error_of(client, remote, path).facts["tries"] == 5
+    assert len(remote.opened) == 5
 
 
 def test_no_headway_ends_it(remote: SimulatedCache, client: BinaryCache) -> None:
@@ -450,7 +459,9 @@ def test_an_encoded_part_is_refused(remote: SimulatedCache) -> None:
 def test_a_nar_that_is_gone(remote: SimulatedCache, client: BinaryCache) -> None:
     path = remote.add("a", TREE)
     remote.faults[remote.nar_name(path)] = Missing()
-    assert isinstance(error_of(client, remote, path), NotFoundError)
+    error = error_of(client, remote, path)
+    assert isinstance(error, NarGoneError)
+    assert error.exit_code == 3
 
 
 def test_an_endless_nar(remote: SimulatedCache, client: BinaryCache) -> None:

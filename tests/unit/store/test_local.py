@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nixfetch.errors import NixfetchError
+from nixfetch.errors import NixfetchError, StoreError
 from nixfetch.formats.contentaddress import Method
 from nixfetch.formats.hashes import sha256
 from nixfetch.formats.nar import NarError
@@ -89,6 +89,27 @@ def test_a_new_store_has_the_places_of_nix(memory_path: Path) -> None:
         assert (
             store.physical(store_path("x")) == memory_path / "a/b/nix/store" / store_path("x").base
         )
+
+
+def test_many_open_a_new_store_at_once(memory_path: Path) -> None:
+    errors: list[StoreError] = []
+
+    def work(root: Path) -> None:
+        try:
+            with LocalStore(root) as store:
+                store.all_valid()
+        except StoreError as error:
+            errors.append(error)
+
+    for number in range(20):
+        root = memory_path / str(number)
+        threads = [threading.Thread(target=work, args=[root]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (root / "nix/var/nix/db/schema").read_text() == "10"
+    assert errors == []
 
 
 def test_a_relative_root_is_taken_as_it_is_now(
