@@ -5,9 +5,12 @@ python -m scripts.make_cli_docs
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
 
 TARGET = Path(__file__).parents[1] / "docs/cli.md"
 _WIDTH = "100"  # columns
@@ -18,13 +21,11 @@ def text() -> str:
     os.environ["COLUMNS"] = _WIDTH
     from nixfetch.cli import app
 
-    top = app.parser()
-    parts = ["# The command line\n\nMade from the program by `make docs`.\n", _block(top)]
-    for action in top._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for name, verb in action.choices.items():
-                parts.append(f"## nixfetch {name}\n")
-                parts.append(_block(verb))
+    parts = ["# The command line\n\nMade from the program by `make docs`.\n"]
+    for name, parser in app.parsers().items():
+        if " " in name:
+            parts.append(f"## {name}\n")
+        parts.append(_block(parser))
     return "\n".join(parts)
 
 

@@ -32,11 +32,11 @@ import tempfile
 from pathlib import Path
 
 import zstandard
+
+from nixfetch.formats import base32
 from scripts.fixture_checks import check_cache, remove
 from scripts.fixture_nix import Claim, Nix, check_version, claim, claims, installed_nix
 from scripts.fixture_programs import link_programs, placeholder
-
-from nixfetch.formats import base32
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 SOURCES = FIXTURES / "src"

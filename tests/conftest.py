@@ -6,7 +6,16 @@ import os
 import shutil
 import subprocess
 
+from typing import TYPE_CHECKING
+
+import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+_EXCUSES = ("ordinary user", "root", "Nix 2.8 has no", "2.8 cannot", "argparse")
+"""What a reason may say in spite of NIXFETCH_TEST_STRICT."""
 
 settings.register_profile(
     "deterministic",  # the default, and what CI runs: the same examples each time
@@ -33,6 +42,27 @@ def pytest_report_header() -> str:
         "test data": os.environ.get("NIXFETCH_TEST_DATA") or "no (NIXFETCH_TEST_DATA)",
     }
     return "enabled: " + ", ".join(f"{name}: {state}" for name, state in enabled.items())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where all peers were installed (NIXFETCH_TEST_STRICT), a test that skips has not done its job.
+
+    But for those that only an ordinary user can run, or that another Python or Nix would need.
+    """
+    report = yield
+    if (
+        report.skipped
+        and os.environ.get("NIXFETCH_TEST_STRICT")
+        and not hasattr(report, "wasxfail")
+    ):
+        reason = str(report.longrepr[-1]) if isinstance(report.longrepr, tuple) else ""
+        if not any(excuse in reason for excuse in _EXCUSES):
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid} skipped, and everything is installed: {reason}"
+    return report
 
 
 def _nix() -> str:

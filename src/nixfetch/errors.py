@@ -45,9 +45,14 @@ class NixfetchError(Exception):
 
 
 class FormatError(NixfetchError):
-    """The bytes do not follow the format."""
+    """The bytes do not follow the format.
+
+    Attributes:
+        what: is malformed, in a word, where the problem alone would leave one guessing.
+    """
 
     exit_code = 4
+    what: str | None = None
 
 
 class TrustError(NixfetchError):

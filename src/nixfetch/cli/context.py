@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from nixfetch.store import LocalStore
 
 
+_LONGEST_SHOWN = 300  # characters of an argument that is no store path
+_PATH = "a PATH is /nix/store/HASH-NAME, HASH-NAME, or the 32-digit HASH alone"
+
+
 class UsageError(NixfetchError):
     """The command line asks for something that makes no sense."""
 
@@ -32,6 +36,8 @@ class Context:
 
     config: Config
     output: Output
+    steerable: bool = False
+    """Whether stderr is a terminal that can move its cursor."""
 
     @classmethod
     def load(
@@ -39,17 +45,32 @@ class Context:
     ) -> Context:
         """Read all settings, and say where logs go.
 
+        Args:
+            flags: the parsed command line.
+            environ: the environment.
+            output: where to write.
+
         Raises:
-            ConfigError: one of them is not usable.
+            UsageError: a flag has a value that cannot be used.
+            ConfigError: a setting of a file or the environment has one.
         """
         from nixfetch import config
         from nixfetch.cli import logs
 
-        settings = config.load(flags, environ, home=_passwd_home())
+        _check_keys(flags.get("trusted_key"))
+        try:
+            settings = config.load(flags, environ, home=_passwd_home())
+        except config.ConfigError as error:
+            origin = str(error.facts.get("origin", ""))
+            if not origin.startswith("flag ") or "file" in error.facts:
+                raise
+            known = {name: value for name, value in error.facts.items() if name != "setting"}
+            raise UsageError(error.problem, hint=error.hint, **known) from error
         logs.set_up(output, settings.log_format, settings.verbosity)
         for note in settings.skipped:
             logs.note(note)
-        return cls(settings, output)
+        steerable = output.on_terminal() and environ.get("TERM", "dumb") != "dumb"
+        return cls(settings, output, steerable)
 
     def store(self, *, read_only: bool = False) -> LocalStore:
         """Open the store.
@@ -59,7 +80,9 @@ class Context:
         """
         from nixfetch.store import LocalStore
 
-        return LocalStore(self.config.store_root(), read_only=read_only)
+        root = self.config.store_root()
+        with facts(store=root):
+            return LocalStore(root, read_only=read_only)
 
     def policy(self) -> TrustPolicy:
         """Whom to believe.
@@ -101,17 +124,22 @@ class Context:
             caches: who knows the names that belong to hash parts; the store without them.
 
         Raises:
-            StorePathError: one is none of these.
-            NixfetchError: nobody knows that hash part.
+            UsageError: one is none of these, or the store has no such hash part.
+            NixfetchError: no cache knows that hash part.
         """
         return [self._path(text, caches) for text in texts]
 
     def _path(self, text: str, caches: CacheGroup | None) -> StorePath:
-        from nixfetch.formats.storepath import STORE_DIR, StorePath, is_hash_part
+        from nixfetch.formats.storepath import STORE_DIR, StorePath, StorePathError, is_hash_part
 
         base = text.removeprefix(STORE_DIR + "/").rstrip("/")
         if not is_hash_part(base):
-            return StorePath.parse(base)
+            try:
+                return StorePath.parse(base)
+            except StorePathError as error:
+                raise UsageError(
+                    f"not a store path: {text[:_LONGEST_SHOWN]}", hint=_PATH, reason=error.problem
+                ) from error
         if caches is not None:
             return caches.resolve(base)
         with self.store(read_only=True) as store:
@@ -126,10 +154,31 @@ class Context:
         from nixfetch.formats.signing import PublicKey
 
         try:
-            with facts(setting="trusted keys"):
+            with facts(setting="trusted-keys", origin=self.config.origins.get("trusted_keys")):
                 return tuple(map(PublicKey.parse, self.config.trusted_keys))
         except FormatError as error:
             raise ConfigError(error.problem, hint=error.hint, **error.facts) from error
+
+
+def _check_keys(given: object) -> None:
+    """Refuse a malformed key of a flag before anything else is looked at.
+
+    Raises:
+        UsageError: there is one.
+    """
+    from nixfetch.errors import FormatError
+    from nixfetch.formats.signing import PublicKey
+
+    for text in given if isinstance(given, list) else ():
+        try:
+            PublicKey.parse(text)
+        except FormatError as error:
+            raise UsageError(
+                error.problem,
+                hint=error.hint or "--trusted-key takes NAME:BASE64, the public half of a key",
+                origin="flag --trusted-key",
+                **error.facts,
+            ) from error
 
 
 def _passwd_home() -> Path | None:

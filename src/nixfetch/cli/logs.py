@@ -1,4 +1,9 @@
-"""Logs on stderr, as text, as JSON lines, or as Nix writes them for its own tools."""
+"""Logs on stderr, as text, as JSON lines, or as Nix writes them for its own tools.
+
+text            warning: …
+json            {"level": "warning", "logger": "nixfetch.cache.group", "message": "…"}
+internal-json   @nix {"action": "msg", "level": 1, "msg": "…"}
+"""
 
 from __future__ import annotations
 
@@ -22,8 +27,7 @@ def set_up(output: Output, log_format: str, verbosity: int) -> None:
         log_format: text, json or internal-json.
         verbosity: 0 for warnings, above for more, below for less.
     """
-    handler = _Handler(output, log_format)
-    _log.handlers[:] = [handler]
+    _log.handlers[:] = [_Handler(output, log_format)]
     _log.propagate = False
     lowest = min(_LEVELS)
     _log.setLevel(_LEVELS.get(max(lowest, verbosity), logging.DEBUG))
@@ -34,27 +38,42 @@ def note(text: str) -> None:
     _log.warning("%s", text)
 
 
+def line(log_format: str, level: int, text: str, *, logger: str = "nixfetch.cli") -> str:
+    """A message as it stands on stderr.
+
+    Args:
+        log_format: text, json or internal-json.
+        level: of the `logging` module.
+        text: what to say.
+        logger: who says it.
+    """
+    match log_format:
+        case "json":
+            name = logging.getLevelName(level).lower()
+            return json.dumps({"level": name, "logger": logger, "message": text})
+        case "internal-json":
+            return nix({"action": "msg", "level": _NIX_LEVELS.get(level, 6), "msg": text})
+        case _:
+            prefix = "" if level == logging.INFO else f"{logging.getLevelName(level).lower()}: "
+            return prefix + text
+
+
+def nix(message: dict[str, object]) -> str:
+    """A line of Nix's ``internal-json``.
+
+    Source: nix, src/libutil/logging.cc, `JSONLogger`.
+    """
+    return "@nix " + json.dumps(message, separators=(",", ":"), sort_keys=True)
+
+
 class _Handler(logging.Handler):
     """Writes each record as one line."""
 
     def __init__(self, output: Output, log_format: str) -> None:
         super().__init__()
         self._output = output
-        self._render = {"text": _text, "json": _json, "internal-json": _internal_json}[log_format]
+        self._format = log_format
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._output.error(self._render(record))
-
-
-def _text(record: logging.LogRecord) -> str:
-    return f"{record.levelname.lower()}: {record.getMessage()}"
-
-
-def _json(record: logging.LogRecord) -> str:
-    level = record.levelname.lower()
-    return json.dumps({"level": level, "logger": record.name, "message": record.getMessage()})
-
-
-def _internal_json(record: logging.LogRecord) -> str:
-    level = _NIX_LEVELS.get(record.levelno, 6)
-    return "@nix " + json.dumps({"action": "msg", "level": level, "msg": record.getMessage()})
+        text = record.getMessage()
+        self._output.error(line(self._format, record.levelno, text, logger=record.name))

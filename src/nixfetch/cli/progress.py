@@ -1,216 +1,315 @@
-"""Progress on stderr: a bar on a terminal, else a line every few seconds; or JSON lines."""
+"""Progress on stderr: a bar on a terminal, else a line every few seconds; or for programs.
+
+``--progress json`` writes one JSON object a line. ``event`` says which of the events of
+`nixfetch.fetch.progress` it is; its fields follow under their names, sizes in bytes, times in
+seconds:
+
+    {"event": "present", "path": "/nix/store/…"}
+    {"event": "found", "path": "…", "file_size": 520, "nar_size": 1320}     file_size may be null
+    {"event": "walked", "paths": 11, "file_size": 16000, "nar_size": 41176}
+    {"event": "started", "path": "…", "cache": "https://…"}
+    {"event": "advanced", "path": "…", "downloaded": 520, "unpacked": 1320,
+     "spent": {"network": 0.1, "decoding": 0.0, "disk": 0.0}}
+    {"event": "fetched", "path": "…", "nar_size": 1320}
+    {"event": "failed", "path": "…", "error": {"error": "…", "exit_code": 4, "facts": {…}}}
+
+With ``--log-format internal-json`` progress is Nix's own: see `activities`.
+
+Events come from the thread that fetches; a thread of this module looks at the clock, so that a
+network that went silent shows too. They share the `Tally` under a lock.
+"""
 
 from __future__ import annotations
 
 import json
-import os
+import logging
+import threading
 import time
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from nixfetch.fetch.progress import Advanced, Failed, Fetched, Found, Present, Started, Walked
+from nixfetch.cli import logs
+from nixfetch.cli.activities import Activities
+from nixfetch.cli.problems import as_json
+from nixfetch.cli.tally import Tally
+from nixfetch.errors import NixfetchError
+from nixfetch.fetch.progress import Found, Spent
 from nixfetch.fetch.report import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from nixfetch.cli.context import Context
     from nixfetch.cli.output import Output
     from nixfetch.fetch.progress import Event
     from nixfetch.fetch.report import Report
+    from nixfetch.formats.storepath import StorePath
 
-_PLAIN_INTERVAL = 5.0  # seconds
-_BAR_INTERVAL = 0.1  # seconds
+_PLAIN_INTERVAL = 5.0  # seconds between two lines
+_BAR_INTERVAL = 0.1  # seconds between two drawings of the bar
+_WIDEST_BAR = 30  # columns
+_NARROWEST_BAR = 5  # columns; below, there is none
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 _STEP = 1000
+_MINUTE = 60
+_HOUR = 3600
 
 
 class Progress:
-    """Counts, and shows nothing by itself."""
+    """Counts, and shows nothing but the summary."""
 
-    def __init__(self, output: Output, *, now: Callable[[], float] = time.monotonic) -> None:
+    interval: float | None = None
+    """Seconds between two calls of `tick`; None for no calls."""
+
+    def __init__(
+        self,
+        output: Output,
+        *,
+        log_format: str = "text",
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._output = output
+        self._log_format = log_format
         self._now = now
-        self._begin = now()
-        self.downloaded = self.unpacked = self.done = 0
-        self.to_download = self.to_unpack = self.paths = 0
-        self.walked = False
+        self._tally = Tally(now())
+        self._lock = threading.Lock()
 
     def show(self, event: Event) -> None:
         """Take an event of `fetch_closure`."""
-        match event:
-            case Found(_, file_size, nar_size):
-                self.paths += 1
-                self.to_download += file_size or nar_size
-                self.to_unpack += nar_size
-            case Walked():
-                self.walked = True
-            case Advanced(_, downloaded, unpacked):
-                self.downloaded += downloaded
-                self.unpacked += unpacked
-            case Fetched():
-                self.done += 1
-            case Started() | Failed() | Present():
-                pass
+        with self._lock:
+            self._tally.take(event, self._now())
 
-    def summary(self, report: Report) -> None:
-        """Say what the whole came to."""
-        entries = report.paths.values()
-        wanted = [entry for entry in entries if entry.status is Status.WANTED]
-        if wanted:
-            size = sum(entry.file_size or entry.nar_size or 0 for entry in wanted)
-            unpacked = sum(entry.nar_size or 0 for entry in wanted)
-            self._say(
-                f"would fetch {_count(len(wanted), 'path')}: {_size(size)} to download, "
-                f"{_size(unpacked)} unpacked"
-            )
-            return
-        fetched = sum(entry.status is Status.FETCHED for entry in entries)
-        present = sum(entry.status is Status.PRESENT for entry in entries)
-        parts = [f"fetched {_count(fetched, 'path')}"]
-        if present:
-            parts.append(f"{present} already there")
-        if report.failures:
-            parts.append(f"{len(report.failures)} failed")
-        parts.append(f"{_size(report.bytes_downloaded)} downloaded")
-        parts.append(f"{_size(report.bytes_unpacked)} unpacked")
-        self._say(f"{', '.join(parts)} in {report.seconds:.1f} s")
+    def tick(self) -> None:
+        """Look at the clock, and show what there is to show."""
 
     def clear(self) -> None:
         """Leave stderr at the start of a line."""
 
+    def summary(self, report: Report) -> None:
+        """Say what the whole came to."""
+        self.clear()
+        self._say(summary_of(report))
+
     def _say(self, text: str) -> None:
-        self._output.error(text)
+        self._output.error(logs.line(self._log_format, logging.INFO, text))
 
-    def _line(self) -> str:
-        """The state in one line."""
-        seconds = max(self._now() - self._begin, 0.001)
-        rate = self.downloaded / seconds
-        total = "" if self.walked else "+"
+    def _parts(self) -> list[str]:
+        """The state, the most important first."""
+        tally, now = self._tally, self._now()
+        tally.sample(now)
+        more = "" if tally.walked else "+"
         parts = [
-            f"{self.done}/{self.paths}{total} paths",
-            f"{_size(self.downloaded)}/{_size(self.to_download)}{total}",
-            f"{_size(rate)}/s",
+            f"{tally.fetched}/{tally.paths}{more} paths",
+            f"{size(tally.downloaded)} of {size(tally.to_download)}{more}",
+            f"{size(tally.rate)}/s",
         ]
-        if self.walked and rate and self.to_download > self.downloaded:
-            parts.append(f"{(self.to_download - self.downloaded) / rate:.0f} s left")
-        return ", ".join(parts)
+        if (left := tally.seconds_left) is not None:
+            parts.append(f"{duration(left)} left")
+        if waiting := tally.waiting_for(now):
+            parts.append(f"waits for {waiting}")
+        if tally.failed:
+            parts.insert(1, f"{tally.failed} failed")
+        return parts
 
 
-class _Silent(Progress):
+class Silent(Progress):
     """``none``."""
 
     def summary(self, report: Report) -> None:
         """Say nothing."""
 
 
-class _Plain(Progress):
-    """A line every five seconds."""
+class Plain(Progress):
+    """A line every five seconds, whether anything happens or not."""
 
-    def __init__(self, output: Output, *, now: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(output, now=now)
-        self._shown = self._begin
+    interval = _PLAIN_INTERVAL
 
-    def show(self, event: Event) -> None:
-        super().show(event)
-        if self._now() - self._shown >= _PLAIN_INTERVAL:
-            self._shown = self._now()
-            self._say(self._line())
+    def tick(self) -> None:
+        with self._lock:
+            text = ", ".join(self._parts())
+        self._say(text)
 
 
-class _Bar(Progress):
-    """One line of a terminal, written over and over."""
+class Bar(Progress):
+    """The last line of a terminal, drawn over and over."""
 
-    def __init__(self, output: Output, *, now: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(output, now=now)
-        self._shown = 0.0
-        self._drawn = False
+    interval = _BAR_INTERVAL
 
-    def show(self, event: Event) -> None:
-        super().show(event)
-        if isinstance(event, Failed):
-            self.clear()
-        elif self._now() - self._shown >= _BAR_INTERVAL:
-            self._shown = self._now()
-            self._draw()
-
-    def summary(self, report: Report) -> None:
-        self.clear()
-        super().summary(report)
+    def tick(self) -> None:
+        with self._lock:
+            parts = self._parts()
+            tally = self._tally
+            share = min(1.0, tally.unpacked / tally.to_unpack) if tally.to_unpack else 0.0
+        # The last column stays free: terminals differ in what they do after it.
+        self._output.bar(fitted(parts, share, self._output.width() - 1))
 
     def clear(self) -> None:
-        if self._drawn and self._output.err is not None:
-            self._output.err.write(b"\r\x1b[K")
-            self._output.err.flush()
-        self._drawn = False
-
-    def _draw(self) -> None:
-        if self._output.err is None:
-            return
-        width = _width()
-        share = min(1.0, self.unpacked / self.to_unpack) if self.to_unpack else 0.0
-        line = self._line()
-        room = max(0, min(30, width - len(line) - 4))
-        bar = "#" * int(share * room) + "-" * (room - int(share * room))
-        text = f"[{bar}] {line}" if room else line
-        self._output.err.write(b"\r" + text[: width - 1].encode() + b"\x1b[K")
-        self._output.err.flush()
-        self._drawn = True
+        self._output.bar("")
 
 
-class _JsonLines(Progress):
+class JsonLines(Progress):
     """One JSON object an event."""
 
     def show(self, event: Event) -> None:
-        super().show(event)
         document: dict[str, object] = {"event": type(event).__name__.lower()}
-        for name in event.__slots__:
-            value = getattr(event, name)
-            document[name] = value if isinstance(value, int | None) else str(value)
+        document |= {field.name: _json(getattr(event, field.name)) for field in fields(event)}
         self._output.error(json.dumps(document))
 
     def summary(self, report: Report) -> None:
         """The events have said it."""
 
 
+class NixActivities(Progress):
+    """Nix's own protocol."""
+
+    interval = _BAR_INTERVAL
+
+    def __init__(
+        self,
+        output: Output,
+        *,
+        log_format: str = "internal-json",
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(output, log_format=log_format, now=now)
+        self._activities = Activities(output.error)
+        self._sizes: dict[StorePath, int] = {}
+
+    def show(self, event: Event) -> None:
+        super().show(event)
+        with self._lock:
+            if isinstance(event, Found):
+                self._sizes[event.path] = event.nar_size
+            path = getattr(event, "path", None)
+            self._activities.show(event, self._sizes.get(path, 0) if path else 0)
+
+    def tick(self) -> None:
+        with self._lock:
+            self._activities.totals(self._tally)
+
+    def clear(self) -> None:
+        self.tick()
+        with self._lock:
+            self._activities.end()
+
+
 @contextmanager
 def showing_progress(context: Context) -> Iterator[Progress]:
     """A progress display as the settings want it, cleared at the end."""
-    progress = _choose(context, os.environ)
+    progress = choose(context)
+    over = threading.Event()
+    ticker = threading.Thread(
+        target=_tick, args=(progress, over), name="nixfetch-progress", daemon=True
+    )
+    if progress.interval is not None:
+        ticker.start()
     try:
         yield progress
     finally:
+        over.set()
+        if progress.interval is not None:
+            ticker.join(1.0)  # longer only if nobody reads stderr
         progress.clear()
 
 
-def _choose(context: Context, environ: Mapping[str, str]) -> Progress:
+def choose(context: Context) -> Progress:
+    """The display that the settings want, not yet running."""
     output, config = context.output, context.config
     kind = config.progress
     if kind == "auto":
-        if config.verbosity < 0 or config.log_format != "text":
+        if config.verbosity < 0:
             kind = "none"
+        elif config.log_format == "internal-json":
+            return NixActivities(output)
         else:
-            terminal = output.err is not None and output.err.isatty()
-            kind = "tty" if terminal and environ.get("TERM", "dumb") != "dumb" else "plain"
-    kinds = {"tty": _Bar, "plain": _Plain, "json": _JsonLines, "none": _Silent}
-    return kinds[kind](output)
+            kind = "tty" if context.steerable and config.log_format == "text" else "plain"
+    kinds = {"tty": Bar, "plain": Plain, "json": JsonLines, "none": Silent}
+    return kinds[kind](output, log_format=config.log_format)
 
 
-def _width() -> int:
-    try:
-        return os.get_terminal_size(2).columns or 80
-    except OSError:
-        return 80
+def summary_of(report: Report) -> str:
+    """What `report` came to, in one line."""
+    entries = report.paths.values()
+    wanted = [entry for entry in entries if entry.status is Status.WANTED]
+    present = sum(entry.status is Status.PRESENT for entry in entries)
+    failed = len(report.failures)
+    if wanted:
+        download = sum(entry.file_size or entry.nar_size or 0 for entry in wanted)
+        unpacked = sum(entry.nar_size or 0 for entry in wanted)
+        counts = _counts(f"would fetch {_count(len(wanted), 'path')}", present, failed)
+        return f"{counts}: {size(download)} to download, {size(unpacked)} unpacked"
+    fetched = sum(entry.status is Status.FETCHED for entry in entries)
+    if present and not fetched and not failed:
+        return (
+            "the path is there already"
+            if present == 1
+            else f"all {present} paths are there already"
+        )
+    counts = _counts(f"fetched {_count(fetched, 'path')}", present, failed)
+    return (
+        f"{counts}: {size(report.bytes_downloaded)} downloaded, "
+        f"{size(report.bytes_unpacked)} unpacked in {report.seconds:.1f} s"
+    )
 
 
-def _size(size: float) -> str:
-    """`size` bytes for people: 1.2 MB."""
+def fitted(parts: list[str], share: float, width: int) -> str:
+    """`parts` behind a bar, in at most `width` columns; what does not fit is left out."""
+    parts = list(parts)
+    while len(parts) > 1 and len(", ".join(parts)) > width:
+        parts.pop()
+    text = ", ".join(parts)
+    room = min(_WIDEST_BAR, width - len(text) - len("[] "))
+    if room < _NARROWEST_BAR:
+        return text[: max(0, width)]
+    done = int(share * room)
+    return f"[{'#' * done}{'-' * (room - done)}] {text}"
+
+
+def size(count: float) -> str:
+    """`count` bytes for people: 1.2 MB."""
     for unit in _UNITS[:-1]:
-        if size < _STEP:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= _STEP
-    return f"{size:.1f} {_UNITS[-1]}"
+        if count < _STEP:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= _STEP
+    return f"{count:.1f} {_UNITS[-1]}"
+
+
+def duration(seconds: float) -> str:
+    """`seconds` for people: 12 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
+    return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
+
+
+def _tick(progress: Progress, over: threading.Event) -> None:
+    while not over.wait(progress.interval):
+        progress.tick()
+
+
+def _counts(first: str, present: int, failed: int) -> str:
+    parts = [first]
+    if present:
+        parts.append(f"{present} already there")
+    if failed:
+        parts.append(f"{failed} failed")
+    return ", ".join(parts)
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _json(value: object) -> object:
+    match value:
+        case None | int():
+            return value
+        case Spent():
+            return {field.name: round(getattr(value, field.name), 4) for field in fields(value)}
+        case NixfetchError():
+            return as_json(value)
+        case _:
+            return str(value)
