@@ -11,6 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nixfetch.cli.stops import Stopped
+
 if TYPE_CHECKING:
     import argparse
 
@@ -53,7 +55,10 @@ def run(args: argparse.Namespace, context: Context) -> int:
             source, what = StoreSource(store, key=key), store.root
         server = stack.enter_context(make_server(source, args.listen))
         context.output.error(f"serving {what} on {server.url}")
-        server.serve_forever()
+        try:
+            server.serve_forever()
+        except Stopped as stop:  # how a server ends: nothing is left undone
+            return stop.exit_code
     return 0
 
 
