@@ -95,5 +95,4 @@ def test_a_signal_ends_it(tmp_path: Path, number: int, code: int) -> None:
         process.send_signal(number)
         out, err = process.communicate(timeout=10)
     assert (process.returncode, out) == (code, "")
-    assert err.startswith("error: interrupted")
-    assert "Traceback" not in err
+    assert err == ""
