@@ -1,6 +1,6 @@
 # What the README, CONTRIBUTING and .ci/run call. `make demo` and `make test` set up all they need.
 VENV ?= .venv
-PYTEST ?= $(VENV)/bin/pytest -q
+PYTEST ?= $(VENV)/bin/pytest -q -n 2
 
 .PHONY: setup demo test check coverage bench docs fixtures clean
 

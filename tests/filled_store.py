@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,9 +43,9 @@ class Filled:
         return LocalStore(self.root, read_only=read_only)
 
 
-def fill(root: Path) -> Filled:
-    """Make the store below `root`."""
-    cache = SimulatedCache()
+def fill(root: Path, *, cache: SimulatedCache | None = None) -> Filled:
+    """Make the store below `root`, by way of `cache`."""
+    cache = cache or SimulatedCache()
     library = cache.add(
         "library",
         {b"lib": {b"a": b"code", b"b": Executable(b"more"), b"c": Link(b"a")}},
@@ -64,3 +65,4 @@ def damage(file: Path, data: bytes) -> None:
     file.chmod(0o644)
     file.write_bytes(data)
     file.chmod(status.st_mode)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))

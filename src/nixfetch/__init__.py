@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from nixfetch.formats.storepath import STORE_DIR, StorePath
     from nixfetch.plan.retry import RetrySchedule
     from nixfetch.plan.trust import Trusted, TrustPolicy
-    from nixfetch.store import LocalStore, Registration
+    from nixfetch.store import LocalStore, Registration, Root, RootKind, Roots
+    from nixfetch.store.collect import Collected, collect
     from nixfetch.transport import (
         AuthenticationError,
         Body,
@@ -49,6 +50,7 @@ _HOMES = {
     "BinaryCache": "nixfetch.cache",
     "Body": "nixfetch.transport",
     "CacheGroup": "nixfetch.cache",
+    "Collected": "nixfetch.store.collect",
     "ContentAddress": "nixfetch.formats.contentaddress",
     "FetchFailedError": "nixfetch.fetch",
     "FormatError": "nixfetch.errors",
@@ -65,6 +67,9 @@ _HOMES = {
     "Registration": "nixfetch.store",
     "Report": "nixfetch.fetch",
     "RetrySchedule": "nixfetch.plan.retry",
+    "Root": "nixfetch.store",
+    "RootKind": "nixfetch.store",
+    "Roots": "nixfetch.store",
     "SecretKey": "nixfetch.formats.signing",
     "Signature": "nixfetch.formats.signing",
     "Status": "nixfetch.fetch",
@@ -76,6 +81,7 @@ _HOMES = {
     "TrustError": "nixfetch.errors",
     "TrustPolicy": "nixfetch.plan.trust",
     "Trusted": "nixfetch.plan.trust",
+    "collect": "nixfetch.store.collect",
     "fetch_closure": "nixfetch.fetch",
     "open_caches": "nixfetch.config.caches",
     "progress": "nixfetch.fetch",
@@ -88,6 +94,7 @@ __all__ = (
     "BinaryCache",
     "Body",
     "CacheGroup",
+    "Collected",
     "ContentAddress",
     "FetchFailedError",
     "FormatError",
@@ -104,6 +111,9 @@ __all__ = (
     "Registration",
     "Report",
     "RetrySchedule",
+    "Root",
+    "RootKind",
+    "Roots",
     "SecretKey",
     "Signature",
     "Status",
@@ -115,6 +125,7 @@ __all__ = (
     "TrustError",
     "TrustPolicy",
     "Trusted",
+    "collect",
     "fetch_closure",
     "open_caches",
     "progress",

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from functools import cache
+
+_RANGE_WRITE = 2  # linux/fs.h, SYNC_FILE_RANGE_WRITE
+_NOREPLACE, _EXCHANGE = 1, 2  # linux/fs.h, RENAME_NOREPLACE, RENAME_EXCHANGE
+# What a kernel or file system answers to flags that it does not know. The names that are given
+# here are single ones, so EINVAL does not mean "into itself".
+_UNKNOWN = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+
+
+class UnsupportedError(OSError):
+    """This file system cannot do that; another way has to be found."""
 
 
 @cache
@@ -21,3 +32,58 @@ def syncfs(fd: int) -> None:
     if _libc().syncfs(fd) != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
+
+
+def start_writing(fd: int, offset: int, size: int) -> None:
+    """Have the kernel begin to write dirty pages of a file to its disk; waits for nothing.
+
+    Promises nothing either: a file system that cannot is no error. It only makes a later
+    `syncfs` short.
+
+    Args:
+        fd: the file.
+        offset: bytes before the range.
+        size: bytes of the range.
+    """
+    call = getattr(_libc(), "sync_file_range", None)
+    if call is not None:
+        call(fd, ctypes.c_int64(offset), ctypes.c_int64(size), ctypes.c_uint(_RANGE_WRITE))
+
+
+def rename_noreplace(source: bytes, target: bytes, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+    """Rename, unless `target` is there already.
+
+    Args:
+        source: a single name in `src_dir_fd`.
+        target: a single name in `dst_dir_fd`.
+        src_dir_fd: a directory.
+        dst_dir_fd: a directory.
+
+    Raises:
+        FileExistsError: it is; nothing was changed.
+        UnsupportedError: the file system has no such call; nothing was changed.
+        OSError: as `os.rename`.
+    """
+    _renameat2(src_dir_fd, source, dst_dir_fd, target, _NOREPLACE)
+
+
+def rename_exchange(one: bytes, other: bytes, *, dir_fd: int) -> None:
+    """Let two names in `dir_fd`, of files of any kind, change places in one step.
+
+    Raises:
+        UnsupportedError: the file system has no such call; nothing was changed.
+        OSError: as `os.rename`; both must be there.
+    """
+    _renameat2(dir_fd, one, dir_fd, other, _EXCHANGE)
+
+
+def _renameat2(src_dir_fd: int, source: bytes, dst_dir_fd: int, target: bytes, flags: int) -> None:
+    call = getattr(_libc(), "renameat2", None)  # glibc 2.28, musl 1.2.5
+    if call is None:  # pragma: no cover - an old C library
+        raise UnsupportedError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if call(src_dir_fd, source, dst_dir_fd, target, ctypes.c_uint(flags)) == 0:
+        return
+    error = ctypes.get_errno()
+    if error in _UNKNOWN:
+        raise UnsupportedError(error, os.strerror(error))
+    raise OSError(error, os.strerror(error), os.fsdecode(source), None, os.fsdecode(target))

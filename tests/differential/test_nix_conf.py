@@ -104,6 +104,11 @@ def ours(nix: Nix, environ: Mapping[str, str]) -> Config | None:
         return None
 
 
+def _stall_timeout(config: Config) -> int:
+    """Ours, or Nix's default where ours is another."""
+    return 300 if config.origins["stall_timeout"] == "default" else config.stall_timeout or 0
+
+
 def as_nix(config: Config) -> dict[str, object]:
     """Our settings by the names of Nix; "no limit" is 0 again."""
     no_limit = config.connections == MAX_CONNECTIONS
@@ -114,7 +119,7 @@ def as_nix(config: Config) -> dict[str, object]:
         "require-sigs": config.check_sigs,
         "http-connections": 0 if no_limit else config.connections,
         "connect-timeout": config.connect_timeout or 0,
-        "stalled-download-timeout": config.stall_timeout or 0,
+        "stalled-download-timeout": _stall_timeout(config),
         "download-attempts": config.download_attempts,
         "download-speed": config.download_speed or 0,
         "netrc-file": config.netrc_file,

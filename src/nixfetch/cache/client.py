@@ -18,11 +18,13 @@ from nixfetch.errors import TransportError, TrustError, facts
 from nixfetch.formats import cacheinfo, narinfo
 from nixfetch.formats.cacheinfo import CacheInfo
 from nixfetch.formats.narinfo import NarInfo
+from nixfetch.formats.signing import SIGNATURE_SIZE
 from nixfetch.formats.storepath import STORE_DIR, StorePath
 from nixfetch.plan.retry import RetrySchedule
 from nixfetch.streams import codecs
 from nixfetch.streams.limits import at_most, read_all
 from nixfetch.transport.base import NotFoundError, Range, UnsatisfiableRangeError
+from nixfetch.transport.urls import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 _HEADWAY = 1024 * 1024  # bytes that a try must bring to count as a success
+_MOST_SIGNATURES = 32  # of one path that are kept; real ones have one or two
+_ENCODING_WINDOW = 8 * 1024 * 1024  # bytes; what RFC 8878 has HTTP's zstd need at most
 _SLACK = 1024 * 1024  # bytes that a compressed NAR may be larger than an eighth above its NAR
 
 
@@ -148,14 +152,15 @@ class BinaryCache:
         with facts(cache=self.url):
             if info.path != path:
                 raise WrongPathError("cache answered with another path", asked=path, got=info.path)
-            # A closure of 10^5 paths has no room for the text of each narinfo.
-            return policy.admit(replace(info, raw=b""), check=not self.trusted)
+            return _slim(policy.admit(info, check=not self.trusted))
 
     @contextmanager
     def nar(
         self, trusted: Trusted, *, downloaded: Callable[[int], None] = lambda _: None
     ) -> Iterator[Iterator[bytes]]:
         """The NAR of a path, decoded, as it comes.
+
+        Example::
 
             with cache.nar(trusted) as chunks:
                 for chunk in chunks:
@@ -165,21 +170,22 @@ class BinaryCache:
             trusted: what to download: no NAR is asked for on the word of a claim.
             downloaded: is told of bytes as they arrive, still compressed.
 
-        Raises, there or in the loop:
+        Raises:
             NarGoneError: the narinfo is there, the NAR is not.
             CodecError, UnsupportedCompressionError: it cannot be decoded.
             TooLargeError: it does not end where it could.
             TransportError: it does not arrive.
         """
         info = trusted.info
-        with facts(cache=self.url, url=info.url):
+        shown = redacted(info.url)
+        with facts(cache=self.url, url=shown):
             # No codec makes data larger by an eighth: what goes on longer feeds us nothing.
             limit = info.nar_size + info.nar_size // 8 + _SLACK
-            arriving = self._steady(info.url, downloaded)
+            arriving = _Arriving(self._transport, info.url, self._wait, downloaded, limit)
             raw = at_most(arriving, limit, what="compressed archive")
             decoded = codecs.decode(info.compression, raw)
             try:
-                yield _with_facts(decoded, cache=self.url, url=info.url)
+                yield _with_facts(decoded, cache=self.url, url=shown)
             finally:
                 arriving.close()
 
@@ -192,7 +198,7 @@ class BinaryCache:
                 # small one that unfolds gets further.
                 chunks = at_most(body.chunks, limit, what=name)
                 if body.encoding is not None:
-                    chunks = codecs.decode(body.encoding, chunks)
+                    chunks = codecs.decode(body.encoding, chunks, memory_limit=_ENCODING_WINDOW)
                 return read_all(chunks, limit, what=name)
 
         return self._persist(once)
@@ -220,9 +226,6 @@ class BinaryCache:
         _log.info("%s: %s; trying again in %.1f s", self.url, error, delay)
         self._sleep(delay)
 
-    def _steady(self, name: str, downloaded: Callable[[int], None]) -> _Arriving:
-        return _Arriving(self._transport, name, self._wait, downloaded)
-
 
 class _Arriving:
     """An object's bytes, through interruptions: an iterator that goes on where a body broke off.
@@ -237,11 +240,13 @@ class _Arriving:
         name: str,
         wait: Callable[[TransportError, int], None],
         downloaded: Callable[[int], None],
+        limit: int,
     ) -> None:
         self._transport = transport
         self._name = name
         self._wait = wait
         self._downloaded = downloaded
+        self._limit = limit  # bytes of one body, as it travels
         self._received = 0  # bytes handed on
         self._validator: str | None = None
         self._encoded = False  # offsets of an encoded body are not those of what it holds
@@ -285,12 +290,26 @@ class _Arriving:
                 if body.start:
                     raise TransportError("cannot resume an encoded body", encoding=body.encoding)
                 self._encoded = True
-                chunks = codecs.decode(body.encoding, chunks)
+                # Both sides count: an encoding can go on for ever and give nothing.
+                chunks = at_most(chunks, self._limit, what="encoded archive")
+                chunks = codecs.decode(body.encoding, chunks, memory_limit=_ENCODING_WINDOW)
             self._validator = body.validator
             for chunk in _from(self._received - body.start, chunks):
                 self._received += len(chunk)
                 self._downloaded(len(chunk))
                 yield chunk
+
+
+def _slim(trusted: Trusted) -> Trusted:
+    """`trusted` without what nothing needs any more, and nobody vouched for.
+
+    A closure of 10^5 paths has no room for the text of each narinfo. And of signatures only such
+    go on as can be one, those that count first: real Nix refuses to work on a store with others.
+    """
+    signatures = [each for each in trusted.info.signatures if len(each.data) == SIGNATURE_SIZE]
+    signatures.sort(key=lambda each: each.key_name not in trusted.signed_by)
+    kept = tuple(signatures[:_MOST_SIGNATURES])
+    return replace(trusted, info=replace(trusted.info, raw=b"", extra=(), signatures=kept))
 
 
 def _from(skip: int, chunks: Iterator[bytes]) -> Iterator[bytes]:

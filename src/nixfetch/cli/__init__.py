@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import suppress
 
 
 def main() -> None:
     """Run the command with the arguments of this process, and exit."""
+    # Until the frame listens to it, Ctrl-C ends the process without a word.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     _fill_standard_descriptors()
     from nixfetch.cli import app
 

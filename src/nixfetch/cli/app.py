@@ -32,6 +32,8 @@ VERBS = {
     "path-info": "path_info",
     "closure": "closure",
     "verify": "verify",
+    "gc": "gc",
+    "roots": "roots",
     "nar": "nar",
     "key": "key",
     "sign": "sign",
@@ -80,8 +82,12 @@ def run(
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """The whole command line, by what is typed (``nixfetch``, ``nixfetch fetch``, …)."""
     top = command_line.top_parser(VERBS, _module)
-    verbs = [command_line.verb_parser(verb, _module(name)) for verb, name in VERBS.items()]
-    return {parser.prog: parser for parser in (top, *verbs)}
+    found: dict[str, argparse.ArgumentParser] = {top.prog: top}
+    for verb, name in VERBS.items():
+        parser = command_line.verb_parser(verb, _module(name))
+        found[parser.prog] = parser
+        found.update(command_line.actions_of(parser))
+    return found
 
 
 class _Run:

@@ -298,3 +298,13 @@ def _columns() -> int:
         return os.get_terminal_size(1).columns or 80
     except OSError:
         return 80
+
+
+def actions_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parsers of the actions of a verb (``nixfetch nar ls``), by what is typed."""
+    return {
+        action.prog: action
+        for group in parser._actions  # noqa: SLF001 - argparse has no other way to ask
+        if isinstance(group, argparse._SubParsersAction)  # noqa: SLF001 - the same
+        for action in group.choices.values()
+    }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nixfetch.errors import NixfetchError, facts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from nixfetch.cache import CacheGroup
@@ -72,8 +72,10 @@ class Context:
         steerable = output.on_terminal() and environ.get("TERM", "dumb") != "dumb"
         return cls(settings, output, steerable)
 
-    def store(self, *, read_only: bool = False) -> LocalStore:
-        """Open the store.
+    def store(
+        self, *, read_only: bool = False, durable: bool = True, dedup: bool = True
+    ) -> LocalStore:
+        """Open the store, as `LocalStore` takes it.
 
         Raises:
             StoreError: it cannot be.
@@ -82,7 +84,7 @@ class Context:
 
         root = self.config.store_root()
         with facts(store=root):
-            return LocalStore(root, read_only=read_only)
+            return LocalStore(root, read_only=read_only, durable=durable, dedup=dedup)
 
     def policy(self) -> TrustPolicy:
         """Whom to believe.
@@ -90,8 +92,12 @@ class Context:
         Raises:
             ConfigError: a key is malformed: dropping it would trust less than was asked for.
         """
+        from nixfetch.cli import logs
         from nixfetch.plan.trust import TrustPolicy
 
+        origin = self.config.origins.get("check_sigs", "")
+        if not (self.config.check_sigs or origin.startswith("flag ")):
+            logs.note(f"signatures are not checked: {origin} says so")
         return TrustPolicy(
             self._keys(), needed=self.config.sigs_needed, check=self.config.check_sigs
         )
@@ -102,9 +108,10 @@ class Context:
         Raises:
             CacheUrlError: a URL that is none.
         """
+        from nixfetch.config import ConfigError
         from nixfetch.config.caches import open_caches
         from nixfetch.plan.retry import RetrySchedule
-        from nixfetch.transport import TransportOptions
+        from nixfetch.transport import TransportOptions, UrlError
         from nixfetch.transport.options import CONNECT_TIMEOUT, STALL_TIMEOUT
 
         options = TransportOptions(
@@ -112,9 +119,22 @@ class Context:
             stall_timeout=self.config.stall_timeout or STALL_TIMEOUT,
             connections=self.config.connections,
             ca_file=self.config.ca_file,
+            user_agent=self._user_agent(),
         )
         retry = RetrySchedule(tries=self.config.download_attempts)
-        return open_caches(self.config.substituters, options=options, retry=retry)
+        try:
+            return open_caches(self.config.substituters, options=options, retry=retry)
+        except UrlError as error:
+            origin = self.config.origins.get("substituters", "")
+            kind = UsageError if origin.startswith("flag ") else ConfigError
+            raise kind(error.problem, hint=error.hint, **error.facts) from error
+
+    def _user_agent(self) -> str | None:
+        from nixfetch.transport import TransportOptions
+        from nixfetch.transport.options import user_agent
+
+        suffix = self.config.user_agent_suffix
+        return f"{user_agent(TransportOptions())} {suffix}" if suffix else None
 
     def paths(self, texts: list[str], *, caches: CacheGroup | None = None) -> list[StorePath]:
         """The store paths that the user means.
@@ -124,13 +144,15 @@ class Context:
             caches: who knows the names that belong to hash parts; the store without them.
 
         Raises:
-            UsageError: one is none of these, or the store has no such hash part.
-            NixfetchError: no cache knows that hash part.
+            UsageError: one is none of these.
+            MissingError: the store, or no cache, has that hash part.
+            NixfetchError: caches failed at it.
         """
         return [self._path(text, caches) for text in texts]
 
     def _path(self, text: str, caches: CacheGroup | None) -> StorePath:
         from nixfetch.formats.storepath import STORE_DIR, StorePath, StorePathError, is_hash_part
+        from nixfetch.plan.sources import MissingError
 
         base = text.removeprefix(STORE_DIR + "/").rstrip("/")
         if not is_hash_part(base):
@@ -145,7 +167,7 @@ class Context:
         with self.store(read_only=True) as store:
             path = store.by_hash_part(base)
         if path is None:
-            raise UsageError("no valid path has this hash part", hash_part=base)
+            raise MissingError("no valid path has this hash part", hash_part=base)
         return path
 
     def _keys(self) -> tuple[PublicKey, ...]:
@@ -155,9 +177,23 @@ class Context:
 
         try:
             with facts(setting="trusted-keys", origin=self.config.origins.get("trusted_keys")):
-                return tuple(map(PublicKey.parse, self.config.trusted_keys))
+                named = tuple(map(PublicKey.parse, self.config.trusted_keys))
         except FormatError as error:
             raise ConfigError(error.problem, hint=error.hint, **error.facts) from error
+        return (*named, *self._keys_of_ours())
+
+    def _keys_of_ours(self) -> Iterator[PublicKey]:
+        """The public halves of `secret-key-files`, which Nix trusts too; unreadable ones not."""
+        from pathlib import Path
+
+        from nixfetch.cli import logs
+        from nixfetch.store.keyfile import read_secret_key
+
+        for file in self.config.secret_key_files:
+            try:
+                yield read_secret_key(Path(file)).public()
+            except NixfetchError as error:
+                logs.note(f"passing over the secret key in {file}: {error.problem}")
 
 
 def _check_keys(given: object) -> None:

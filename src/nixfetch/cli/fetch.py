@@ -9,7 +9,11 @@ paths that would be fetched. -v says of each path where it came from and who sig
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
+
+from nixfetch.cli.roots import root_name
+from nixfetch.cli.sizes import size
 
 if TYPE_CHECKING:
     import argparse
@@ -32,6 +36,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only the PATHs; what they refer to must be valid already",
     )
+    parser.add_argument(
+        "--root",
+        metavar="NAME|LINK",
+        action="append",
+        type=root_name,
+        default=[],
+        help="keep the PATHs from the collector, see `nixfetch roots`; the second one as NAME-2, "
+        "and so on; repeatable",
+    )
+    parser.add_argument(
+        "--min-free", metavar="SIZE", type=size, default=0, help="leave as much free on the disk"
+    )
+    parser.add_argument(
+        "--no-dedup", action="store_true", help="do not link equal files of the store to each other"
+    )
+    parser.add_argument(
+        "--no-fsync",
+        action="store_true",
+        help="do not wait for the disk: a power cut may leave valid paths with empty files",
+    )
 
 
 def run(args: argparse.Namespace, context: Context) -> int:
@@ -41,7 +65,8 @@ def run(args: argparse.Namespace, context: Context) -> int:
     policy = context.policy()
     with context.caches() as caches:
         paths = context.paths(args.paths, caches=caches)
-        with context.store() as store:
+        _check_roots(args.root, len(paths))
+        with _opened(args, context) as store:
             failure = None
             with showing_progress(context) as progress:
                 try:
@@ -53,6 +78,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
                         jobs=context.config.jobs,
                         whole=not args.no_closure,
                         dry_run=args.dry_run,
+                        min_free=args.min_free,
                         on_event=progress.show,
                     )
                 except FetchFailedError as error:
@@ -61,6 +87,8 @@ def run(args: argparse.Namespace, context: Context) -> int:
                 _log_wanted(report)
             progress.summary(report)
             try:
+                if not args.dry_run:
+                    _keep(report, store, args.root)  # as long as it is held
                 if context.config.json:
                     context.output.line(json.dumps(report.to_json()))
                 else:
@@ -68,10 +96,52 @@ def run(args: argparse.Namespace, context: Context) -> int:
                         context.output.line(line)
                 context.output.flush()
             finally:
-                # It outranks a reader of stdout that went away.
+                # It outranks a root that cannot be made, and a reader of stdout that went away.
                 if failure is not None:
                     raise failure
     return 0
+
+
+@contextmanager
+def _opened(args: argparse.Namespace, context: Context) -> Iterator[LocalStore]:
+    """The store; for a dry run as it is, and where there is none an empty one that goes again."""
+    from tempfile import TemporaryDirectory
+
+    from nixfetch.store import LocalStore
+    from nixfetch.store.local import NotAStoreError
+
+    with ExitStack() as stack:
+        if not args.dry_run:
+            store = context.store(durable=not args.no_fsync, dedup=not args.no_dedup)
+        else:
+            try:
+                store = context.store(read_only=True)
+            except NotAStoreError:
+                store = LocalStore(stack.enter_context(TemporaryDirectory()))
+        yield stack.enter_context(store)
+
+
+def _check_roots(names: list[str], paths: int) -> None:
+    """Refuse what cannot be the root of so many paths before anything is fetched."""
+    from nixfetch.cli.context import UsageError
+    from nixfetch.store.roots import RootNameError, numbered, parse_root
+
+    try:
+        for name in names:
+            parse_root(numbered(name, paths))
+    except RootNameError as error:
+        raise UsageError(error.problem, hint=error.hint, **error.facts) from error
+
+
+def _keep(report: Report, store: LocalStore, names: list[str]) -> None:
+    """Make the roots of the requested paths that are there."""
+    from nixfetch.store.roots import Roots, numbered
+
+    lost = {entry.path for entry in report.failures}
+    for name in names:
+        for number, path in enumerate(report.requested, start=1):
+            if path not in lost:
+                Roots(store).add(numbered(name, number), path)
 
 
 def _wanted(report: Report) -> Iterator[str]:
@@ -90,14 +160,14 @@ def _done(report: Report, store: LocalStore) -> Iterator[str]:
 def _log_wanted(report: Report) -> None:
     import logging
 
-    from nixfetch.cli.progress import size
+    from nixfetch.cli import progress
     from nixfetch.fetch import Status
 
     log = logging.getLogger(__name__)
     for entry in report.paths.values():
         if entry.status is Status.WANTED:
-            download = size(entry.file_size or entry.nar_size or 0)
-            unpacked = size(entry.nar_size or 0)
+            download = progress.size(entry.file_size or entry.nar_size or 0)
+            unpacked = progress.size(entry.nar_size or 0)
             log.info(
                 "would fetch %s from %s, %s: %s to download, %s unpacked",
                 entry.path,

@@ -170,7 +170,7 @@ def _render_failures(failures: list[PathReport]) -> list[str]:
     reasons.sort(key=lambda error: error.exit_code == 3)  # noqa: PLR2004 - in no cache: the mildest
     lines = [line for error in reasons[:_MOST_FAILURES] for line in _render_one(error)]
     if (more := len(reasons) - _MOST_FAILURES) > 0:
-        lines.append(f"error: {more} more paths failed; `fetch --json` lists them all")
+        lines.append(f"error: {more} more paths failed; --json lists them all")
     if consequences:
         lines.append(
             f"error: not registered, since what they refer to failed: {_shown(consequences)}"

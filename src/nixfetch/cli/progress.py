@@ -247,9 +247,10 @@ def summary_of(report: Report) -> str:
             else f"all {present} paths are there already"
         )
     counts = _counts(f"fetched {_count(fetched, 'path')}", present, failed)
+    saved = f" ({size(report.bytes_saved)} of it linked)" if report.bytes_saved else ""
     return (
         f"{counts}: {size(report.bytes_downloaded)} downloaded, "
-        f"{size(report.bytes_unpacked)} unpacked in {report.seconds:.1f} s"
+        f"{size(report.bytes_unpacked)} unpacked{saved} in {report.seconds:.1f} s"
     )
 
 

@@ -2,15 +2,27 @@
 
 Of each path: it is registered and there, what it refers to is too, enough trusted keys signed
 it (unless it is content-addressed or was built here), and its files hash to what was registered.
-Prints a line for each bad path. Changes nothing.
+With --all, also whether the database is sound, whether files that paths share are what they
+should be, and what lies in the store and is no path of it. Prints a line for each bad path.
+Modes, owners and times that are not those of a store, and what is left over, are only warned of
+on stderr: the content is good. Bad shared files are counted there. Changes nothing, unless told to.
 
-Exits with 0 when all are good, 4 when one is not (a PATH that is not valid in the store is not),
-6 when something could not be read.
+--repair fetches bad and lost paths anew from the caches and exchanges them in one step; what
+runs from the old files keeps them until it ends. A cache that vouches for other content than
+is registered is refused.
+
+--rebuild-db makes a new database when the old one is damaged or lost: of each tree in the store
+that the caches, or what can be read of the old one, vouch for. Trees that nobody vouches for stay,
+and are listed; a garbage collector would take them. The old database is kept beside the new one.
+
+Exits with 0 when all are good (or were made so), 4 when one is not (a PATH that is not valid in
+the store is not), 6 when something could not be read.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,52 +31,194 @@ if TYPE_CHECKING:
 
     from nixfetch.cli.context import Context
     from nixfetch.errors import NixfetchError
-    from nixfetch.verify import Verdict
+    from nixfetch.store import LocalStore
+    from nixfetch.verify import BadLink, Rebuilt, Verdict
 
 SUMMARY = "whether paths of the store are what they should be"
 NOT_GOOD = 4
 UNREADABLE = 6
+_MOST_LEFTOVERS = 10  # named in the warning; --json has all
+
+_log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="*", metavar="PATH", help="what to verify")
-    parser.add_argument("--all", action="store_true", help="every valid path of the store")
+    parser.add_argument("--all", action="store_true", help="the whole store")
     parser.add_argument(
         "--no-contents", action="store_true", help="do not read the files of the paths"
+    )
+    parser.add_argument("--repair", action="store_true", help="fetch anew what is not good")
+    parser.add_argument(
+        "--rebuild-db", action="store_true", help="make a database from what lies in the store"
     )
 
 
 def run(args: argparse.Namespace, context: Context) -> int:
     from nixfetch.cli.context import UsageError
-    from nixfetch.verify import verify_paths
 
+    if args.rebuild_db:
+        if args.paths or args.all or args.repair or args.no_contents:
+            raise UsageError("--rebuild-db goes with nothing else; verify afterwards")
+        return _rebuild(context)
     if bool(args.paths) == args.all:
         raise UsageError("say which paths to verify: PATH…, or --all")
-    policy = context.policy()
-    with context.store(read_only=True) as store:
-        verdicts = verify_paths(
-            store,
-            store.all_valid() if args.all else context.paths(args.paths),
-            policy=policy,
-            contents=not args.no_contents,
-            jobs=context.config.jobs,
-            on_result=lambda verdict: _tell(verdict, context, every=args.all),
+    return _Verification(args, context).go()
+
+
+class _Verification:
+    def __init__(self, args: argparse.Namespace, context: Context) -> None:
+        self._args, self._context = args, context
+        self._links: list[BadLink] = []
+        self._leftovers: list[str] = []
+
+    def go(self) -> int:
+        from nixfetch.verify import leftovers, verify_links, verify_paths
+
+        args, context = self._args, self._context
+        policy = context.policy()
+        with context.store(read_only=not args.repair) as store:
+            if args.all:
+                store.check_database()
+            verdicts = verify_paths(
+                store,
+                store.all_valid() if args.all else context.paths(args.paths),
+                policy=policy,
+                contents=not args.no_contents,
+                jobs=context.config.jobs,
+                on_result=self._tell,
+            )
+            if args.all and not args.no_contents:
+                self._links = verify_links(store, jobs=context.config.jobs)
+            if args.repair:
+                verdicts = self._repair(store, verdicts)
+            if args.all:
+                self._leftovers = leftovers(store)
+                # Collected since they were listed.
+                verdicts = [verdict for verdict in verdicts if verdict.is_registered]
+        self._warn(verdicts)
+        if context.config.json:
+            context.output.line(json.dumps(self._report(verdicts, str(store.root))))
+        problems = [problem for verdict in verdicts for problem in verdict.problems]
+        return _exit_code([*problems, *(bad.problem for bad in self._links)])
+
+    def _repair(self, store: LocalStore, verdicts: list[Verdict]) -> list[Verdict]:
+        from nixfetch.verify import repair_links, repair_paths
+
+        context = self._context
+        with context.caches() as caches:
+            verdicts = repair_paths(
+                store,
+                verdicts,
+                caches=caches,
+                policy=context.policy(),
+                jobs=context.config.jobs,
+                on_result=self._tell_repaired,
+            )
+        self._links = repair_links(store, self._links)
+        return verdicts
+
+    def _tell(self, verdict: Verdict) -> None:
+        if not (verdict.is_good or (self._args.all and not verdict.is_registered)):
+            self._line(f"{verdict.path}: {'; '.join(map(_shown, verdict.problems))}")
+
+    def _tell_repaired(self, verdict: Verdict) -> None:
+        if not verdict.is_good:
+            self._line(f"{verdict.path}: not repaired: {_shown(verdict.problems[-1])}")
+        elif verdict.repaired_from is not None:
+            self._line(f"{verdict.path}: repaired from {verdict.repaired_from}")
+        elif verdict.repaired:
+            self._line(f"{verdict.path}: repaired")
+
+    def _line(self, text: str) -> None:
+        from nixfetch.cli.output import printable
+
+        if not self._context.config.json:
+            self._context.output.line(printable(text.replace("\n", "\\n")))
+
+    def _warn(self, verdicts: list[Verdict]) -> None:
+        for verdict in verdicts:
+            for warning in verdict.warnings if verdict.is_good else ():
+                _log.warning("%s: %s", verdict.path, _shown(warning))
+        if self._links:
+            first = self._links[0].problem
+            _log.warning("%d bad files in .links, the first: %s", len(self._links), _shown(first))
+        if self._leftovers:
+            more = len(self._leftovers) - _MOST_LEFTOVERS
+            _log.warning(
+                "no valid path, so garbage: %s%s",
+                " ".join(self._leftovers[:_MOST_LEFTOVERS]),
+                f" and {more} more" if more > 0 else "",
+            )
+
+    def _report(self, verdicts: list[Verdict], root: str) -> dict[str, Any]:
+        from nixfetch.cli.problems import as_json
+
+        return {
+            "store": root,
+            "contents": not self._args.no_contents,
+            "verified": len(verdicts),
+            "bad": sum(not verdict.is_good for verdict in verdicts),
+            "paths": [
+                {
+                    "path": str(verdict.path),
+                    "good": verdict.is_good,
+                    "signed_by": list(verdict.signed_by),
+                    "content_addressed": verdict.content_addressed,
+                    "problems": [as_json(problem) for problem in verdict.problems],
+                    "warnings": [as_json(warning) for warning in verdict.warnings],
+                    "repaired": [as_json(problem) for problem in verdict.repaired],
+                    "repaired_from": verdict.repaired_from,
+                }
+                for verdict in verdicts
+            ],
+            "links": [{"name": bad.name, "problem": as_json(bad.problem)} for bad in self._links],
+            "leftovers": self._leftovers,
+        }
+
+
+def _rebuild(context: Context) -> int:
+    from pathlib import Path
+
+    from nixfetch.errors import facts
+    from nixfetch.verify import rebuild_database
+
+    root = Path(context.config.store_root())
+    with context.caches() as caches, facts(store=str(root)):
+        rebuilt = rebuild_database(
+            root, caches=caches, policy=context.policy(), jobs=context.config.jobs
         )
-    if args.all:
-        # Collected since they were listed.
-        verdicts = [verdict for verdict in verdicts if verdict.is_registered]
-    if context.config.json:
-        context.output.line(json.dumps(_report(verdicts, str(store.root), not args.no_contents)))
-    return _exit_code(problem for verdict in verdicts for problem in verdict.problems)
+    _log.info("%s registered, %s before", len(rebuilt.recovered), len(rebuilt.kept))
+    _tell_rebuilt(rebuilt, context)
+    return _exit_code(one.problem for one in rebuilt.left)
 
 
-def _tell(verdict: Verdict, context: Context, *, every: bool) -> None:
+def _tell_rebuilt(rebuilt: Rebuilt, context: Context) -> None:
     from nixfetch.cli.output import printable
+    from nixfetch.cli.problems import as_json
 
-    if verdict.is_good or context.config.json or (every and not verdict.is_registered):
+    if rebuilt.old_database is not None:
+        _log.warning("the old database is %s", rebuilt.old_database)
+    if rebuilt.left and (rebuilt.replaced or rebuilt.kept):
+        _log.warning("what is listed is not registered: any garbage collector would delete it")
+    elif rebuilt.left:
+        _log.warning("nothing could be recovered; the old database stays where it is")
+    if context.config.json:
+        report = {
+            "store": str(context.config.store_root()),
+            "recovered": list(map(str, rebuilt.recovered)),
+            "kept": list(map(str, rebuilt.kept)),
+            "left": [
+                {"path": str(one.path), "problem": as_json(one.problem)} for one in rebuilt.left
+            ],
+            "replaced": rebuilt.replaced,
+            "old_database": None if rebuilt.old_database is None else str(rebuilt.old_database),
+        }
+        context.output.line(json.dumps(report))
         return
-    text = f"{verdict.path}: {'; '.join(map(_shown, verdict.problems))}"
-    context.output.line(printable(text.replace("\n", "\\n")))
+    for one in rebuilt.left:
+        text = f"{one.path}: not registered: {_shown(one.problem)}"
+        context.output.line(printable(text.replace("\n", "\\n")))
 
 
 def _shown(problem: NixfetchError) -> str:
@@ -73,34 +227,15 @@ def _shown(problem: NixfetchError) -> str:
         for name, value in problem.facts.items()
         if name != "path" and value not in (None, [], ())
     ]
-    return f"{problem.problem} ({', '.join(facts)})" if facts else problem.problem
+    text = f"{problem.problem} ({', '.join(facts)})" if facts else problem.problem
+    answers: tuple[tuple[str, NixfetchError], ...] = getattr(problem, "errors", ())
+    return "; ".join([text, *(f"{url}: {_shown(answer)}" for url, answer in answers)])
 
 
 def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
     return str(value)
-
-
-def _report(verdicts: list[Verdict], root: str, contents: bool) -> dict[str, Any]:
-    from nixfetch.cli.problems import as_json
-
-    return {
-        "store": root,
-        "contents": contents,
-        "verified": len(verdicts),
-        "bad": sum(not verdict.is_good for verdict in verdicts),
-        "paths": [
-            {
-                "path": str(verdict.path),
-                "good": verdict.is_good,
-                "signed_by": list(verdict.signed_by),
-                "content_addressed": verdict.content_addressed,
-                "problems": [as_json(problem) for problem in verdict.problems],
-            }
-            for verdict in verdicts
-        ],
-    }
 
 
 def _exit_code(problems: Iterable[NixfetchError]) -> int:

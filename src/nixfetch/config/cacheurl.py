@@ -100,7 +100,8 @@ class CacheUrl:
         Source: nix, src/libstore/store-reference.cc, `StoreReference::parse`.
         """
         with facts(url=without_secrets(text)):
-            if len(text) > MAX_URL or _UNPRINTABLE.search(text):
+            is_text = not any("\ud800" <= character <= "\udfff" for character in text)
+            if len(text) > MAX_URL or _UNPRINTABLE.search(text) or not is_text:
                 raise CacheUrlError("malformed cache URL")
             base, _, query = text.partition("?")
             url = _base(base)

@@ -149,7 +149,7 @@ SETTINGS = (
         name="stall-timeout",
         field="stall_timeout",
         kind=Integer(zero=None),
-        default=300,
+        default=60,  # Nix's 300 hold up a whole closure
         nix=("stalled-download-timeout",),
     ),
     Setting(

@@ -49,6 +49,7 @@ class Integer:
     minimum: int = 0
     zero: int | None = 0
     """What 0 stands for, as in "0: no limit"."""
+    maximum: int = MAX_NUMBER
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +104,9 @@ def check(kind: Kind, value: object) -> Value:
             return value or None
         case Boolean(), bool():
             return value
-        case Integer(minimum=minimum, zero=zero), int() if not isinstance(value, bool):
-            if minimum <= value <= MAX_NUMBER:
-                return value or zero
+        case Integer() as limits, int() if not isinstance(value, bool):
+            if limits.minimum <= value <= limits.maximum:
+                return value or limits.zero
         case Choice(words=words), str() if value in words:
             return value
         case Words(), list() | tuple() if all(isinstance(word, str) for word in value):
@@ -124,8 +125,8 @@ def expected(kind: Kind) -> str:
             return "a path"
         case Boolean():
             return "true or false"
-        case Integer(minimum=minimum):
-            return f"a whole number from {minimum} to {MAX_NUMBER}"
+        case Integer(minimum=minimum, maximum=maximum):
+            return f"a whole number from {minimum} to {maximum}"
         case Choice(words=words):
             return f"one of {', '.join(words)}"
         case Words():

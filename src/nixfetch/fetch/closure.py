@@ -9,6 +9,9 @@ report and calls `on_event`. Threads look up narinfos, unpack NARs, and one sett
 finished; they share the store, the caches and nothing else, and answer through one queue.
 Nothing waits on anything but that queue, so there is no order of locks to keep.
 
+Other processes may fetch into the same store. Who makes a path valid holds its lock; a path that
+somebody else has is set aside and looked at again from time to time, and no thread waits for it.
+
 No NAR is asked for before its narinfo is trusted: `Found` exists only for a `Trusted` one.
 More unpackers than `jobs` wait for the first bytes of their bodies, which hides latency; at
 most `jobs` decode and write, since more decoders than cores only push each other out of the
@@ -46,6 +49,7 @@ _log = logging.getLogger(__name__)
 LOOKUPS = 24  # narinfos asked for at a time
 _AHEAD = 6  # NARs beyond `jobs` whose first bytes are waited for
 _PATIENCE = 2.0  # seconds that an interrupted run waits for its threads
+_POLL = 0.05  # seconds between looks at what other processes are fetching
 _REST = 60.0  # seconds that a finished run waits for them; they have nothing left to do
 
 
@@ -63,6 +67,10 @@ class FetchFailedError(NixfetchError):
         super().__init__("some paths were not fetched", failed=len(report.failures))
         self.report = report
         self.exit_code = gravest.error.exit_code
+
+
+class NotEnoughSpaceError(StoreError):
+    """What is missing does not fit on the disk of the store."""
 
 
 class MissingReferencesError(StoreError):
@@ -108,6 +116,7 @@ def fetch_closure(
     jobs: int | None = None,
     whole: bool = True,
     dry_run: bool = False,
+    min_free: int = 0,
     on_event: Callable[[progress.Event], None] = lambda _: None,
 ) -> Report:
     """Make `paths` and all that they refer to valid in `store`.
@@ -120,6 +129,7 @@ def fetch_closure(
         jobs: NARs decoded and unpacked at a time; as many as there are cores by default.
         whole: False for `paths` alone; what they refer to must be valid, or be among them.
         dry_run: walk the closure, fetch nothing.
+        min_free: bytes that are to stay free on the disk of the store.
         on_event: told of what happens, in the calling thread.
 
     Returns:
@@ -139,6 +149,7 @@ def fetch_closure(
         jobs=jobs or os.cpu_count() or 1,
         whole=whole,
         dry_run=dry_run,
+        min_free=min_free,
         on_event=on_event,
     )
     report = run.go()
@@ -158,6 +169,7 @@ class _Run:
         jobs: int,
         whole: bool,
         dry_run: bool,
+        min_free: int,
         on_event: Callable[[progress.Event], None],
     ) -> None:
         self._caches, self._policy, self._store = caches, policy, store
@@ -174,6 +186,11 @@ class _Run:
         self._cancelled = threading.Event()
         self._queue: list[tuple[int, int, Found]] = []  # trusted NARs, the largest first
         self._most = jobs + _AHEAD
+        self._elsewhere: dict[StorePath, Found] = {}  # paths that other processes are fetching
+        self._order = 0  # of coming into the queue, among NARs of the same size
+        self._needed = 0  # bytes of all NARs that are to be unpacked
+        self._looked = 0.0  # when we last looked at those
+        self._room = store.free_space() - min_free  # bytes
         self._unsettled = 0  # finished since the last settling began
         self._walked = False
 
@@ -182,10 +199,11 @@ class _Run:
         clean = False
         try:
             self._walk()
-            while self._lookups.pending or self._unpackers.pending or self._settler.pending:
+            while self._is_busy():
                 for result in self._take():
                     self._handle(result)
                 self._walk()
+                self._look_elsewhere()
                 self._start_unpacking()
                 self._start_settling()
             clean = True
@@ -199,9 +217,16 @@ class _Run:
         self._report.seconds = time.monotonic() - begin
         return self._report
 
+    def _is_busy(self) -> bool:
+        pools = (self._lookups, self._unpackers, self._settler)
+        return any(pool.pending for pool in pools) or bool(self._elsewhere)
+
     def _take(self) -> Iterator[_Result]:
         """Results: one, waited for, and all that lie there by then."""
-        yield self._checked(self._results.get())
+        try:
+            yield self._checked(self._results.get(timeout=_POLL if self._elsewhere else None))
+        except queue.Empty:
+            return
         while not self._results.empty():
             yield self._checked(self._results.get())
 
@@ -273,8 +298,26 @@ class _Run:
             file_size=info.file_size,
         )
         self._on_event(progress.Found(path, info.file_size, info.nar_size))
-        if not self._dry_run:
-            heapq.heappush(self._queue, (-info.nar_size, len(self._report.paths), found))
+        if not self._whole and (lacking := self._lacking(path)):
+            self._fail_for_references(self._report.paths[path], lacking)
+        elif not self._dry_run:
+            self._want(found)
+            self._check_space(info.nar_size)
+
+    def _want(self, found: Found) -> None:
+        self._order += 1
+        heapq.heappush(self._queue, (-found.trusted.info.nar_size, self._order, found))
+
+    def _check_space(self, nar_size: int) -> None:
+        self._needed += nar_size
+        if self._needed > self._room:
+            raise NotEnoughSpaceError(
+                "no space left on device for what is missing",
+                hint="free some space (`nixfetch gc`), or choose another disk with --store",
+                store=self._report.store,
+                needed=self._needed,
+                available=max(0, self._room),
+            )
 
     def _finished(self, path: StorePath, unpacked: Unpacked) -> None:
         found = unpacked.found
@@ -284,6 +327,7 @@ class _Run:
         entry.content_addressed = found.trusted.content_addressed
         entry.file_size, entry.nar_size = found.trusted.info.file_size, found.trusted.info.nar_size
         entry.seconds, entry.attempts = unpacked.seconds, unpacked.attempts
+        self._report.bytes_saved += unpacked.saved
         # Another cache than the first may have vouched for other references.
         self._closure.learn(path, found.trusted.info.references)
         self._unsettled += 1
@@ -302,6 +346,7 @@ class _Run:
         if len(chain) > 1:
             error.facts.setdefault("needed_by", [str(link) for link in chain[:-1]])
         self._closure.learn(path, ())
+        self._store.unlock(path)  # somebody else may have better luck
         entry = self._report.paths.setdefault(path, PathReport(path=path, status=Status.FAILED))
         entry.status, entry.error = Status.FAILED, error
         self._on_event(progress.Failed(path, error))
@@ -315,31 +360,63 @@ class _Run:
             entry = self._report.paths.get(path)
             if entry is None or entry.status is not Status.WANTED:
                 continue
-            references = set(self._closure.references(entry.path))
-            lacking = sorted(references - self._store.valid(references))
-            causes = [
-                failed.error
-                for path in lacking
-                if (failed := self._report.paths.get(path)) and failed.error
-            ]
-            problem = "references are not valid in the store"
-            error: NixfetchError = MissingReferencesError(
-                problem,
-                hint=None if causes else "fetch the whole closure: leave out --no-closure",
-                path=entry.path,
-                references=[str(path) for path in lacking],
-            )
-            if causes:  # not this machine's fault: what failed below says how grave it is
-                error.exit_code = min(causes, key=_family).exit_code
-            entry.status, entry.error = Status.FAILED, error
-            self._on_event(progress.Failed(entry.path, error))
+            self._fail_for_references(entry, self._lacking(path))
+
+    def _lacking(self, path: StorePath) -> list[StorePath]:
+        """What `path` refers to, and is neither valid nor, without the closure, asked for."""
+        references = set(self._closure.references(path))
+        if self._walked or self._whole:
+            return sorted(references - self._store.valid(references))
+        return sorted(references - self._asked - self._store.valid(references))
+
+    def _fail_for_references(self, entry: PathReport, lacking: list[StorePath]) -> None:
+        causes = [
+            failed.error
+            for path in lacking
+            if (failed := self._report.paths.get(path)) and failed.error
+        ]
+        error: NixfetchError = MissingReferencesError(
+            "references are not valid in the store",
+            hint=None if causes else "fetch the whole closure: leave out --no-closure",
+            path=entry.path,
+            references=[str(path) for path in lacking],
+        )
+        if causes:  # not this machine's fault: what failed below says how grave it is
+            error.exit_code = min(causes, key=_family).exit_code
+        entry.status, entry.error = Status.FAILED, error
+        self._on_event(progress.Failed(entry.path, error))
 
     # Jobs. `_start_…` run here; `_look_up`, `_unpack`, `_settle` in threads.
 
     def _start_unpacking(self) -> None:
         while self._queue and self._unpackers.pending < self._most:
             _, _, found = heapq.heappop(self._queue)
-            self._unpackers.submit(partial(self._unpack, found))
+            path = found.trusted.info.path
+            if not self._store.try_lock(path):
+                self._elsewhere[path] = found
+            elif self._store.notice([path]):  # somebody was faster, after we had looked
+                self._arrived(path)
+            else:
+                self._unpackers.submit(partial(self._unpack, found))
+
+    def _look_elsewhere(self) -> None:
+        """See what became of the paths that other processes are fetching."""
+        if not self._elsewhere or time.monotonic() < self._looked + _POLL:
+            return
+        self._looked = time.monotonic()
+        for path in self._store.notice(self._elsewhere.keys()):
+            self._arrived(path)
+        free = [path for path in self._elsewhere if self._store.try_lock(path)]
+        for path in free:
+            self._want(self._elsewhere.pop(path))
+
+    def _arrived(self, path: StorePath) -> None:
+        """Another process made `path` valid."""
+        self._elsewhere.pop(path, None)
+        self._store.unlock(path)
+        self._report.paths[path].status = Status.PRESENT
+        self._unsettled += 1  # what waited for it may settle now
+        self._on_event(progress.Present(path))
 
     def _start_settling(self) -> None:
         if self._unsettled and not self._settler.pending:

@@ -26,6 +26,8 @@ class Unpacked:
     """Caches whose NAR was tried."""
     downloaded: int
     """Bytes, in vain or not."""
+    saved: int
+    """Bytes of files that the store had already."""
     seconds: float
 
 
@@ -125,4 +127,5 @@ def unpack(
             found = caches.find_next(found, error, policy)
         else:
             gauge.flush()
-            return Unpacked(found, attempts, gauge.total, time.monotonic() - begin)
+            seconds = time.monotonic() - begin
+            return Unpacked(found, attempts, gauge.total, sink.saved, seconds)

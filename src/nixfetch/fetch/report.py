@@ -74,6 +74,8 @@ class Report:
     already are valid too, and are not walked."""
     bytes_downloaded: int = 0
     bytes_unpacked: int = 0
+    bytes_saved: int = 0
+    """Of files that the store had already, and that were linked instead of kept."""
     seconds: float = 0.0
 
     @property
@@ -89,5 +91,6 @@ class Report:
             "paths": [path.to_json() for path in self.paths.values()],
             "bytes_downloaded": self.bytes_downloaded,
             "bytes_unpacked": self.bytes_unpacked,
+            "bytes_saved": self.bytes_saved,
             "seconds": round(self.seconds, 3),
         }

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 MAX_SIZE = 2 * 1024 * 1024  # bytes; the largest real one seen has 208 KB
+MAX_LINES = 1000  # real ones have less than 20; each costs memory
 MAX_NUMBER = 2**64 - 1  # sizes are u64
 MAX_DIGITS = 20  # decimal digits of MAX_NUMBER
 _UNKNOWN_DERIVER = "unknown-deriver"  # what old Nix wrote for "none"
@@ -202,6 +203,8 @@ def _text(raw: bytes) -> str:
             "this is HTML, not a narinfo",
             hint="a proxy or a log-in page answers in place of the cache",
         )
+    if raw.count(b"\n") > MAX_LINES:
+        raise NarInfoError("narinfo has too many lines", limit=MAX_LINES)
     if b"\0" in raw or not raw.isascii():
         raise NarInfoError("narinfo holds bytes that are not ASCII text")
     return raw.decode("ascii")

@@ -44,8 +44,14 @@ class ContentCheck(Protocol):
         ...
 
 
-def content_check(info: NarInfo) -> ContentCheck | None:
+def content_check(info: NarInfo, *, signed: bool = False) -> ContentCheck | None:
     """What checks the content address of `info`; None when it has none.
+
+    Args:
+        info: whose content address it is.
+        signed: whether somebody vouches for the NAR hash too. If not, what a hash of contents
+            does not cover (the x bit, file or link) must be the plainest: else whoever runs the
+            cache could choose it.
 
     Raises:
         UnsupportedHashError: its algorithm is an extra that is not installed.
@@ -53,9 +59,9 @@ def content_check(info: NarInfo) -> ContentCheck | None:
     if info.ca is None:
         return None
     if info.ca.method in {Method.TEXT, Method.FLAT}:
-        return _FlatCheck(info.ca)
+        return _FlatCheck(info.ca, signed=signed)
     if info.ca.method is Method.GIT:
-        return _GitCheck(info.ca)
+        return _GitCheck(info.ca, signed=signed)
     if info.path in info.references:
         return _SelfReferringCheck(info.ca, info.path.hash_part)
     return _NarCheck(info.ca)
@@ -96,10 +102,11 @@ class _SelfReferringCheck:
 
 
 class _FlatCheck:
-    """``text`` and ``fixed``: the hash of the contents of one file that is not executable."""
+    """``text`` and ``fixed``: the hash of the contents of one file."""
 
-    def __init__(self, ca: ContentAddress) -> None:
+    def __init__(self, ca: ContentAddress, *, signed: bool) -> None:
         self._ca = ca
+        self._signed = signed
         self._hasher = hashes.hasher(ca.hash.algorithm)
 
     def update(self, data: bytes) -> None:
@@ -109,12 +116,10 @@ class _FlatCheck:
         match event:
             case Contents(data):
                 self._hasher.update(data)
-            case Regular(executable=True) | Directory() | Symlink():
-                # The hash covers neither a tree nor the mode: what it does not cover, whoever
-                # runs the cache could choose.
-                raise WrongContentError(
-                    "content address is for a plain file, and this is none", ca=str(self._ca)
-                )
+            case Regular(executable=True) if not self._signed:
+                raise _not_plain(self._ca)
+            case Directory() | Symlink():
+                raise _not_plain(self._ca)
             case _:
                 pass
 
@@ -125,18 +130,28 @@ class _FlatCheck:
 class _GitCheck:
     """``fixed:git``: the hash of the git object."""
 
-    def __init__(self, ca: ContentAddress) -> None:
+    def __init__(self, ca: ContentAddress, *, signed: bool) -> None:
         self._ca = ca
+        self._signed = signed
         self._hasher = GitHasher(ca.hash.algorithm)
 
     def update(self, data: bytes) -> None:
         """The bytes say nothing that the events do not."""
 
     def apply(self, event: Event) -> None:
-        self._hasher.apply(event)
+        match event:
+            # A tree's hash covers the modes inside it; that of a root alone covers none.
+            case Regular(name=b"", executable=True) | Symlink(name=b"") if not self._signed:
+                raise _not_plain(self._ca)
+            case _:
+                self._hasher.apply(event)
 
     def finish(self) -> None:
         _compare(self._ca, [self._hasher.digest()])
+
+
+def _not_plain(ca: ContentAddress) -> WrongContentError:
+    return WrongContentError("content address is for a plain file, and this is none", ca=str(ca))
 
 
 def _compare(ca: ContentAddress, digests: Collection[bytes]) -> None:

@@ -80,30 +80,29 @@ class TrustPolicy:
             raise FalseContentAddressError(
                 "content address is not that of the path", path=info.path, ca=str(info.ca)
             )
-        signed_by = self._signers(info)
+        signers = self._signers(info)
+        signed_by = tuple(sorted({key.name for key in signers}))
         trusted = Trusted(info, signed_by, content_addressed=info.ca is not None)
         if trusted.content_addressed or not (check and self.check):
             return trusted
-        if len(signed_by) >= self.needed:
+        # By name and by number: one key under two names is one key.
+        good = min(len(signed_by), len({key.data for key in signers}))
+        if good >= self.needed:
             return trusted
-        raise self._unsigned(info, signed_by)
+        raise self._unsigned(info, signed_by, good)
 
-    def _signers(self, info: NarInfo) -> tuple[str, ...]:
+    def _signers(self, info: NarInfo) -> list[PublicKey]:
+        """The trusted keys that signed `info`."""
         if not (info.signatures and self.keys):
-            return ()
+            return []
         message = info.fingerprint()
-        return tuple(
-            sorted(
-                {
-                    key.name
-                    for key in self.keys
-                    for signature in info.signatures
-                    if key.signed(signature, message)
-                }
-            )
-        )
+        return [
+            key
+            for key in self.keys
+            if any(key.signed(signature, message) for signature in info.signatures)
+        ]
 
-    def _unsigned(self, info: NarInfo, signed_by: tuple[str, ...]) -> UnsignedError:
+    def _unsigned(self, info: NarInfo, signed_by: tuple[str, ...], good: int) -> UnsignedError:
         claimed = sorted({signature.key_name for signature in info.signatures})
         trusted = sorted({key.name for key in self.keys})
         bad = sorted(set(claimed) & set(trusted) - set(signed_by))
@@ -124,6 +123,6 @@ class TrustPolicy:
             path=info.path,
             keys_seen=claimed,
             keys_trusted=trusted,
-            good=len(signed_by),
+            good=good,
             needed=self.needed,
         )

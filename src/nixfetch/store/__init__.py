@@ -5,5 +5,14 @@ from __future__ import annotations
 from nixfetch.store.database import Registration
 from nixfetch.store.local import LocalStore
 from nixfetch.store.narsink import ContentMismatchError, NarSink
+from nixfetch.store.roots import Root, RootKind, Roots
 
-__all__ = ("ContentMismatchError", "LocalStore", "NarSink", "Registration")
+__all__ = (
+    "ContentMismatchError",
+    "LocalStore",
+    "NarSink",
+    "Registration",
+    "Root",
+    "RootKind",
+    "Roots",
+)

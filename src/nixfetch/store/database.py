@@ -9,6 +9,7 @@ Source: nix, src/libstore/schema.sql, src/libstore/local-store.cc.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sqlite3
 import threading
@@ -21,63 +22,39 @@ from nixfetch.errors import FormatError, StoreError
 from nixfetch.formats.contentaddress import ContentAddress
 from nixfetch.formats.hashes import Hash
 from nixfetch.formats.signing import Signature
-from nixfetch.formats.storepath import StorePath
+from nixfetch.formats.storepath import STORE_DIR, StorePath
+from nixfetch.plan.liveness import Node
 from nixfetch.store.disk import disk_errors
+from nixfetch.store.refusals import (
+    REBUILD,
+    DatabaseError,
+    MissingDatabaseError,
+    refuse_to_forget,
+    refused,
+)
+from nixfetch.store.schema import SCHEMA, SCHEMA_VERSION, SchemaError, check_schema, write_schema
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
-SCHEMA_VERSION = "10"
+_log = logging.getLogger(__name__)
 _BUSY = 60.0  # seconds to wait for another writer; Nix waits for ever
+_REFERRERS = "select referrer from Refs where reference = ?"
 _VARIABLES = 500  # parameters a statement: below SQLite's oldest limit of 999
-_SCHEMA = """
-create table if not exists ValidPaths (
-    id               integer primary key autoincrement not null,
-    path             text unique not null,
-    hash             text not null, -- base16 representation
-    registrationTime integer not null,
-    deriver          text,
-    narSize          integer,
-    ultimate         integer, -- null implies "false"
-    sigs             text, -- space-separated
-    ca               text -- if not null, an assertion that the path is content-addressed
-);
-create table if not exists Refs (
-    referrer  integer not null,
-    reference integer not null,
-    primary key (referrer, reference),
-    foreign key (referrer) references ValidPaths(id) on delete cascade,
-    foreign key (reference) references ValidPaths(id) on delete restrict
-);
-create index if not exists IndexReferrer on Refs(referrer);
-create index if not exists IndexReference on Refs(reference);
--- Paths can refer to themselves, causing a tuple (N, N) in the Refs table. This would
--- forbid to delete such a path, so the tuple goes first.
-create trigger if not exists DeleteSelfRefs before delete on ValidPaths
-  begin
-    delete from Refs where referrer = old.id and reference = old.id;
-  end;
-create table if not exists DerivationOutputs (
-    drv  integer not null,
-    id   text not null, -- symbolic output id, usually "out"
-    path text not null,
-    primary key (drv, id),
-    foreign key (drv) references ValidPaths(id) on delete cascade
-);
-create index if not exists IndexDerivationOutputs on DerivationOutputs(path);
-create table if not exists SchemaMigrations (
-    migration text primary key not null
-);
-"""
+
+__all__ = (
+    "SCHEMA_VERSION",
+    "Database",
+    "DatabaseError",
+    "MissingDatabaseError",
+    "Registration",
+    "SchemaError",
+)
 
 
-class DatabaseError(StoreError):
-    """SQLite refused. Carries `file` and `reason`."""
-
-
-class SchemaError(StoreError):
-    """The database is of a version that we do not know."""
+class InvalidReferenceError(StoreError):
+    """A path was to be registered before what it refers to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,19 +79,38 @@ class Registration:
 class Database:
     """One connection, shared by threads under a lock."""
 
-    def __init__(self, directory: Path, *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        read_only: bool = False,
+        durable: bool = True,
+        store: Path | None = None,
+    ) -> None:
         """Open the database in `directory`; make it there when it is missing and may be made.
+
+        Args:
+            directory: where ``db.sqlite`` lies or is to lie.
+            read_only: change nothing.
+            durable: a transaction that was committed is there after a power cut.
+            store: the directory of the paths: when it holds some, no empty database is made.
 
         Raises:
             DatabaseError: it cannot be opened or made.
+            MissingDatabaseError: there are paths in `store`, and nothing that names them.
             SchemaError: it is of another version.
         """
         self._file = directory / "db.sqlite"
+        self._durable = durable
         self._lock = threading.RLock()
-        _check_schema(directory)
+        check_schema(directory)
+        if store is not None and not _holds_anything(self._file):
+            refuse_to_forget(store, self._file)
         with self._errors():
             self._connection = _connect(self._file, read_only=read_only)
         try:
+            if store is not None and not self._has_tables():
+                refuse_to_forget(store, self._file)
             if not read_only:
                 self._prepare(directory)
         except BaseException:
@@ -140,8 +136,7 @@ class Database:
     def all_valid(self) -> list[StorePath]:
         """All valid paths, ascending."""
         rows = self._query("select path from ValidPaths order by path")
-        with self._sane():
-            return [StorePath.parse_full(path) for (path,) in rows]
+        return [path for (text,) in rows if (path := _path_in_row(text)) is not None]
 
     def get(self, path: StorePath) -> Registration | None:
         """What is known of `path`; None when it is not valid.
@@ -196,12 +191,16 @@ class Database:
                 )
             for entry in batch:
                 for reference in entry.references:
-                    self._connection.execute(
+                    rows = self._connection.execute(
                         "insert or replace into Refs (referrer, reference)"
                         " select r.id, e.id from ValidPaths r, ValidPaths e"
                         " where r.path = ? and e.path = ?",
                         [str(entry.path), str(reference)],
                     )
+                    if rows.rowcount != 1:
+                        raise InvalidReferenceError(
+                            "a reference is not valid", path=entry.path, reference=reference
+                        )
                 for output, path in entry.outputs:
                     self._connection.execute(
                         "insert or replace into DerivationOutputs (drv, id, path)"
@@ -209,12 +208,90 @@ class Database:
                         [output, str(path), str(entry.path)],
                     )
 
-    def set_signatures(self, path: StorePath, signatures: Iterable[Signature]) -> None:
-        """Replace the signatures of a valid path. Call it inside `writing`."""
+    def nodes(self) -> list[Node]:
+        """All valid paths as a collector sees them, as of one moment.
+
+        Raises:
+            DatabaseError: a row holds what no row should.
+        """
+        columns = "id, path, deriver, narSize, registrationTime"
+        with self._lock, self._errors(), self._reading(), self._sane():
+            rows = self._connection.execute(f"select {columns} from ValidPaths")  # noqa: S608 - ours
+            entries = {id_: (StorePath.parse_full(path), *rest) for id_, path, *rest in rows}
+            paths = {path.base: path for path, *_ in entries.values()}
+            references: dict[int, list[StorePath]] = {}
+            for referrer, id_ in self._connection.execute("select referrer, reference from Refs"):
+                references.setdefault(referrer, []).append(entries[id_][0])
+        return [
+            Node(
+                path=path,
+                references=tuple(references.get(id_, ())),
+                deriver=paths.get((deriver or "").removeprefix(f"{STORE_DIR}/")),
+                nar_size=size or 0,
+                registered=time or 0,
+            )
+            for id_, (path, deriver, size, time) in entries.items()
+        ]
+
+    def forget(self, paths: Collection[StorePath]) -> set[StorePath]:
+        """Make `paths` invalid, except what other paths refer to, and what those refer to.
+
+        Call it inside `writing`.
+
+        Returns:
+            Those that were valid and are not any more.
+        """
+        ids = {
+            id_: path
+            for path in paths
+            for (id_,) in self._query("select id from ValidPaths where path = ?", [str(path)])
+        }
+        referrers = {
+            id_: {other for (other,) in self._query(_REFERRERS, [id_])} - {id_} for id_ in ids
+        }
+        going = set(ids)
+        while needed := {id_ for id_ in going if referrers[id_] - going}:
+            going -= needed
+        each = [(id_,) for id_ in going]
+        with self._errors():
+            # References first: they may be a circle.
+            self._connection.executemany("delete from Refs where referrer = ?", each)
+            self._connection.executemany("delete from ValidPaths where id = ?", each)
+        return {ids[id_] for id_ in going}
+
+    def add_signatures(self, path: StorePath, signatures: Iterable[Signature]) -> bool:
+        """Add to the signatures of a valid path. Call it inside `writing`.
+
+        Returns:
+            Whether one of them is new; False too when the path is not valid any more.
+        """
+        rows = self._query("select sigs from ValidPaths where path = ?", [str(path)])
+        known = {text for (sigs,) in rows for text in (sigs or "").split()}
+        fresh = set(map(str, signatures)) - known
+        if not (rows and fresh):
+            return False
         with self._errors():
             self._connection.execute(
                 "update ValidPaths set sigs = ? where path = ?",
-                [" ".join(sorted(map(str, signatures))), str(path)],
+                [" ".join(sorted(known | fresh)), str(path)],
+            )
+        return True
+
+    def check(self) -> None:
+        """Read the whole file, and look whether it is a sound database.
+
+        Raises:
+            DatabaseError: it is not.
+        """
+        problems = [text for (text,) in self._query("pragma integrity_check(1)") if text != "ok"]
+        if self._query("pragma foreign_key_check"):
+            problems.append("references of or to paths that are not there")
+        if problems:
+            raise DatabaseError(
+                "the store's database is damaged",
+                hint=REBUILD,
+                file=str(self._file),
+                reason=problems[0],
             )
 
     @contextmanager
@@ -239,6 +316,15 @@ class Database:
                 self._roll_back()
                 raise
 
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """One moment for several questions. Call it with the lock held."""
+        self._connection.execute("begin")
+        try:
+            yield
+        finally:
+            self._connection.execute("commit")
+
     def _roll_back(self) -> None:
         # SQLite has rolled back by itself after some errors, a full disk for one.
         if self._connection.in_transaction:
@@ -252,14 +338,17 @@ class Database:
             execute = self._connection.execute
             if execute("pragma journal_mode").fetchone() != ("wal",):
                 execute("pragma journal_mode = wal")
-            execute("pragma synchronous = full")
+            execute(f"pragma synchronous = {'full' if self._durable else 'normal'}")
             execute("pragma foreign_keys = on")
             if not execute(
                 "select 1 from sqlite_master where name = 'SchemaMigrations'"
             ).fetchone():
                 # One transaction: a crash or a full disk leaves no database without tables.
-                self._connection.executescript(f"begin immediate; {_SCHEMA} commit;")
-            _write_schema(directory)
+                self._connection.executescript(f"begin immediate; {SCHEMA} commit;")
+            write_schema(directory)
+
+    def _has_tables(self) -> bool:
+        return bool(self._query("select 1 from sqlite_master where name = 'ValidPaths'"))
 
     def _references(self, id_: int) -> tuple[StorePath, ...]:
         rows = self._query(
@@ -277,9 +366,12 @@ class Database:
         """What a row says badly is this machine's fault, not a cache's."""
         try:
             yield
-        except FormatError as error:
+        except (FormatError, TypeError, AttributeError) as error:  # columns have no types
             raise DatabaseError(
-                "the store's database holds nonsense", file=str(self._file), reason=str(error)
+                "the store's database holds nonsense",
+                hint=REBUILD,
+                file=str(self._file),
+                reason=str(error),
             ) from error
 
     @contextmanager
@@ -287,12 +379,16 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            raise DatabaseError(
-                _problem(error),
-                hint=_hint(error),
-                file=str(self._file),
-                reason=str(error),
-            ) from error
+            raise refused(error, self._file) from error
+
+
+def _path_in_row(text: str) -> StorePath | None:
+    """The path of a row; None, and a warning, for a name that only old Nix allowed."""
+    try:
+        return StorePath.parse_full(text)
+    except FormatError as error:
+        _log.warning("passing over a row of the store's database: %s", error)
+        return None
 
 
 def _row(entry: Registration) -> tuple[object, ...]:
@@ -324,25 +420,6 @@ def _connect(file: Path, *, read_only: bool) -> sqlite3.Connection:
     )
 
 
-def _check_schema(directory: Path) -> None:
-    try:
-        version = (directory / "schema").read_text("ascii", "replace").strip()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise DatabaseError(
-            "the store's database cannot be read", file=str(directory), reason=str(error.strerror)
-        ) from error
-    if version and version != SCHEMA_VERSION:
-        raise SchemaError(
-            "the store's database is of another version",
-            hint="an older one: let Nix upgrade it; a newer one: upgrade nixfetch",
-            file=str(directory / "schema"),
-            version=version[:20],
-            known=SCHEMA_VERSION,
-        )
-
-
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """Hold the lock of the directory itself; nobody but us asks for that one."""
@@ -356,38 +433,10 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _write_schema(directory: Path) -> None:
-    """Name the version, whole or not at all; after the tables, so that it never lies."""
-    file = directory / "schema"
-    try:
-        if file.exists() and file.stat().st_size:
-            return
-        fresh = file.with_name(f"schema.{os.getpid()}")
-        fresh.write_text(SCHEMA_VERSION)
-        fresh.replace(file)
-    except OSError as error:
-        raise DatabaseError(
-            "the store's database cannot be made", file=str(file), reason=str(error.strerror)
-        ) from error
-
-
-def _problem(error: sqlite3.Error) -> str:
-    full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
-    return "no space left on device" if full else "the store's database refused"
-
-
-def _hint(error: sqlite3.Error) -> str | None:
-    # The low byte is what went wrong, the others are where: READONLY_DIRECTORY is READONLY too.
-    match getattr(error, "sqlite_errorcode", 0) & 0xFF:
-        case sqlite3.SQLITE_FULL:
-            return "free some space, or choose another disk with --store"
-        case sqlite3.SQLITE_IOERR:  # a full disk too, where shared memory is laid out
-            return "the disk is full or failing: free some space, or choose another with --store"
-        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
-            return "choose a store that you may write to with --store"
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return "another process is writing to this store; try again when it is done"
-        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return "the database is damaged; the paths themselves may well be whole"
-        case _:
-            return None
+def _holds_anything(file: Path) -> bool:
+    """Whether there is anything in it: SQLite takes an empty file for a new database."""
+    with disk_errors(file):
+        try:
+            return file.stat().st_size > 0
+        except FileNotFoundError:
+            return False

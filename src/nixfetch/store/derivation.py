@@ -30,9 +30,11 @@ def outputs_of(store_fd: int, path: StorePath) -> tuple[tuple[str, StorePath], .
         DiskError: the file cannot be read.
     """
     with disk_errors(path.base):
+        if not stat.S_ISREG(os.stat(path.base, dir_fd=store_fd, follow_symlinks=False).st_mode):
+            return ()
         fd = os.open(path.base, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=store_fd)
         try:
-            head = os.read(fd, _MAX_HEAD) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+            head = os.read(fd, _MAX_HEAD)
         finally:
             os.close(fd)
     outputs: list[tuple[str, StorePath]] = []

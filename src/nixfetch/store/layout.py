@@ -2,7 +2,8 @@
 
 ROOT/nix/store/<base>                       the paths
 ROOT/nix/var/nix/db/{db.sqlite,schema,big-lock}
-ROOT/nix/var/nix/{temproots,gcroots,gc.lock,gc-socket/socket}
+ROOT/nix/var/nix/{temproots,gcroots,profiles,gc.lock,gc-socket/socket}
+ROOT/nix/var/nixfetch/{inflight,newlinks}   our own
 """
 
 from __future__ import annotations
@@ -49,6 +50,31 @@ class Layout:
         return self.state / "gcroots"
 
     @property
+    def profiles(self) -> Path:
+        """Links to paths that are to stay, one a generation; Nix's."""
+        return self.state / "profiles"
+
+    @property
+    def named_roots(self) -> Path:
+        """Our own links to paths that are to stay."""
+        return self.gc_roots / "nixfetch"
+
+    @property
+    def indirect_roots(self) -> Path:
+        """Links to links, anywhere, to paths that are to stay."""
+        return self.gc_roots / "auto"
+
+    @property
+    def new_links(self) -> Path:
+        """Links that are about to replace others; our own."""
+        return self.root / "nix/var/nixfetch/newlinks"
+
+    @property
+    def reserve(self) -> Path:
+        """Some MB that Nix keeps for a collector on a full disk."""
+        return self.database / "reserved"
+
+    @property
     def gc_lock(self) -> Path:
         """Held by a garbage collector at work."""
         return self.state / "gc.lock"
@@ -57,6 +83,11 @@ class Layout:
     def gc_socket(self) -> Path:
         """Where a garbage collector at work takes new roots."""
         return self.state / "gc-socket/socket"
+
+    @property
+    def inflight(self) -> Path:
+        """Lists of what running processes are making in the store directory; our own."""
+        return self.root / "nix/var/nixfetch/inflight"
 
     def physical(self, path: StorePath) -> Path:
         """Where `path` lies on this machine."""

@@ -1,54 +1,40 @@
-"""The store: add a path whole or not at all.
+"""A store below a root: ask what is valid, and make more of it so.
 
-    adding(trusted)      bytes -> a finished tree in staging, beside its final name
-    settle()             finished trees whose references are valid, or settle with them:
-                           data to disk -> rename -> directory to disk -> database commit
-
-A crash before the commit leaves trees that no row names: garbage, to Nix and to us. A crash
-after it finds everything on disk. Staging names are store-path-shaped and have the hash part
-of their path, which is a temporary root before they are made: that is what both of Nix's
-collectors leave alone.
-
-Any thread may be adding; `settle` is called by one thread at a time. No lock is held across
-a download. Order of locks: `_settling`, then the database's own.
+Layout, database, locks and temporary roots are Nix's own, and real Nix may use the store at the
+same time. `staging` has the story of how a path becomes valid; this is the front of the room.
 """
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import os
-import secrets
-import threading
-import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
-from nixfetch import kernel
-from nixfetch.errors import StoreError, facts
+from nixfetch.errors import StoreError
 from nixfetch.formats.nar import wire
-from nixfetch.formats.storepath import MAX_NAME
-from nixfetch.plan.readiness import Readiness
-from nixfetch.store.database import Database, Registration
-from nixfetch.store.derivation import outputs_of
-from nixfetch.store.disk import disk_error, disk_errors
+from nixfetch.store import journal
+from nixfetch.store.database import Database
+from nixfetch.store.disk import disk_errors
 from nixfetch.store.layout import Layout
-from nixfetch.store.narsink import NarSink
-from nixfetch.store.temproots import StoreClosedError, TempRoots
-from nixfetch.store.trees import remove_tree
+from nixfetch.store.links import Links
+from nixfetch.store.opening import lock_store, make_directories
+from nixfetch.store.refusals import refuse_to_forget
+from nixfetch.store.replacing import Replacement, replacing
+from nixfetch.store.staging import Staging
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from nixfetch.formats.signing import Signature
     from nixfetch.formats.storepath import StorePath
     from nixfetch.plan.trust import Trusted
+    from nixfetch.store.database import Registration
+    from nixfetch.store.narsink import NarSink
 
-_log = logging.getLogger(__name__)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_LOCK_FILE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 
 class NotAStoreError(StoreError):
@@ -59,23 +45,32 @@ class ReadOnlyStoreError(StoreError):
     """The store was opened for reading."""
 
 
-class _Staged(NamedTuple):
-    trusted: Trusted
-    name: str  # of the finished tree, in the store directory
-
-
 class LocalStore:
-    """One store below one root, open. Close it, or leave its ``with`` block."""
+    """One store below one root, open. Close it, or leave its ``with`` block.
+
+    Safe to share among threads.
+    """
 
     def __init__(
-        self, root: Path | str, *, read_only: bool = False, max_depth: int = wire.MAX_DEPTH
+        self,
+        root: Path | str,
+        *,
+        read_only: bool = False,
+        durable: bool = True,
+        dedup: bool = True,
+        max_depth: int = wire.MAX_DEPTH,
     ) -> None:
         """Open the store below `root`; make it where there is none, unless `read_only`.
+
+        What dead processes left unfinished in it is removed.
 
         Args:
             root: the directory that holds ``nix/store``; ``/`` is the machine's own.
             read_only: change nothing, not even a lock file. (SQLite may leave its empty ``-wal``
                 and ``-shm`` beside the database, where it may write.)
+            durable: what was said to be valid is so after a power cut. Without it, a power cut
+                may leave valid paths with empty files.
+            dedup: equal files become one inode, by way of ``.links``.
             max_depth: levels of nodes that NARs may have.
 
         Raises:
@@ -84,35 +79,44 @@ class LocalStore:
             DatabaseError, SchemaError: the database cannot be used.
         """
         self.layout = Layout(Path(root).absolute())
-        self._max_depth = max_depth
-        self._read_only = read_only
-        self._settling = threading.Lock()
-        self._staged: dict[StorePath, _Staged] = {}
-        self._unpacking: set[str] = set()  # staging names of trees that are not finished
-        self._closed = False
-        self._readiness = Readiness()
-        self._temp_roots: TempRoots | None = None
-        self._big_lock = -1
-        if read_only and not (self.layout.database / "db.sqlite").exists():
+        self._staging: Staging | None = None
+        database = self.layout.database / "db.sqlite"
+        if read_only and not database.exists():
+            refuse_to_forget(self.layout.store, database)
             raise NotAStoreError(
                 "there is no store here", store=str(root), hint="`nixfetch fetch` makes one"
             )
-        try:
+        self._cut_off = False  # threads were still adding when the store was closed
+        with ExitStack() as stack:
             if not read_only:
-                self._make_directories()
+                make_directories(self.layout, durable=durable)
+                stack.callback(os.close, lock_store(self.layout))
             with disk_errors(self.layout.store):
                 self._fd = os.open(self.layout.store, _DIRECTORY)
-        except StoreError:
-            self._close_lock()
-            raise
-        try:
-            self._database = Database(self.layout.database, read_only=read_only)
+            stack.callback(self._let_go, self._fd)
+            self._database = Database(
+                self.layout.database,
+                read_only=read_only,
+                durable=durable,
+                store=self.layout.store,
+            )
+            stack.callback(self._database.close)
             if not read_only:
-                self._temp_roots = TempRoots(self.layout)
-        except BaseException:
-            os.close(self._fd)
-            self._close_lock()
-            raise
+                with disk_errors(self.layout.store / ".links"):
+                    links = Links(self._fd)
+                stack.callback(self._let_go, links.fd)
+                journal.sweep(self.layout.inflight, self._fd, links)
+                self._staging = Staging(
+                    self._fd,
+                    self.layout,
+                    self._database,
+                    links=links,
+                    dedup=dedup,
+                    durable=durable,
+                    max_depth=max_depth,
+                )
+                stack.callback(self._end_staging)
+            self._clean_up = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -130,18 +134,29 @@ class LocalStore:
 
         Threads that are still adding are cut off: what they write from here on fails.
         """
-        with self._settling:
-            self._closed = True
-        self.abandon()
-        cut_off = bool(self._unpacking)
-        while self._unpacking:
-            self._remove(self._unpacking.pop())
-        if self._temp_roots is not None:
-            self._temp_roots.close()
-        self._database.close()
-        if not cut_off:  # else a thread may yet use the number, which could be another's by then
-            os.close(self._fd)
-        self._close_lock()
+        self._clean_up.close()
+
+    def _end_staging(self) -> None:
+        self._cut_off = not self._writable.close()
+
+    def _let_go(self, fd: int) -> None:
+        # A thread that was cut off may yet use the number, which could be another file's by then.
+        if not self._cut_off:
+            os.close(fd)
+
+    @property
+    def _writable(self) -> Staging:
+        if self._staging is None:
+            raise ReadOnlyStoreError("the store is open for reading only", store=str(self.root))
+        return self._staging
+
+    def check_writable(self) -> None:
+        """Make sure that the store may be changed.
+
+        Raises:
+            ReadOnlyStoreError: it was opened for reading.
+        """
+        _ = self._writable
 
     @property
     def root(self) -> Path:
@@ -165,9 +180,7 @@ class LocalStore:
         Raises:
             DiskError, DatabaseError: the store cannot be asked.
         """
-        if self._temp_roots is not None:
-            self._temp_roots.add(paths)
-        return self.valid(paths)
+        return self.valid(paths) if self._staging is None else self._staging.hold(paths)
 
     def valid(self, paths: Collection[StorePath]) -> set[StorePath]:
         """Those of `paths` that are valid right now."""
@@ -185,11 +198,43 @@ class LocalStore:
         """The valid path whose hash part this is."""
         return self._database.by_hash_part(hash_part)
 
+    def free_space(self) -> int:
+        """Bytes that we could write to the disk of the store.
+
+        Raises:
+            DiskError: the disk cannot be asked.
+        """
+        with disk_errors(self.layout.store):
+            disk = os.fstatvfs(self._fd)
+        return disk.f_bavail * disk.f_frsize
+
     # Making it be there.
 
-    @contextmanager
-    def adding(self, trusted: Trusted) -> Iterator[NarSink]:
+    def try_lock(self, path: StorePath) -> bool:
+        """Take the right to make `path` valid, until it is settled, `unlock` or `close`.
+
+        Returns:
+            False at once when another process has it: it is making the path valid.
+
+        Raises:
+            DiskError: the lock cannot be made.
+            ReadOnlyStoreError: the store was opened for reading.
+        """
+        return self._writable.try_lock(path)
+
+    def unlock(self, path: StorePath) -> None:
+        """Give up the right to make `path` valid; without it nothing happens."""
+        if self._staging is not None:
+            self._staging.unlock(path)
+
+    def notice(self, paths: Collection[StorePath]) -> set[StorePath]:
+        """Those of `paths` that others made valid; what waits for them is ready to settle."""
+        return self._writable.notice(paths)
+
+    def adding(self, trusted: Trusted) -> AbstractContextManager[NarSink]:
         """Add one path: write its NAR to the sink, leave the block, then `settle`.
+
+        Example::
 
             with store.adding(trusted) as sink:
                 for chunk in nar:
@@ -197,7 +242,8 @@ class LocalStore:
             store.settle()
 
         Leaving normally checks size, hash and content address, and leaves a finished tree in
-        staging. Leaving by an exception leaves nothing.
+        staging. Leaving by an exception leaves nothing. Waits while another process makes the
+        same path valid, unless `try_lock` was asked before.
 
         Raises:
             ContentMismatchError, WrongContentError: it is not what `trusted` vouches for.
@@ -205,137 +251,61 @@ class LocalStore:
             DiskError: the disk refused.
             ReadOnlyStoreError: the store was opened for reading.
         """
-        if self._temp_roots is None:
-            raise ReadOnlyStoreError("the store is open for reading only", store=str(self.root))
-        path = trusted.info.path
-        self._temp_roots.add([path])
-        name = f"{path.hash_part}-nixfetch.{secrets.token_hex(8)}"
-        assert len(name) <= MAX_NAME
-        with facts(path=path):
-            sink = NarSink(trusted, self._fd, name.encode(), max_depth=self._max_depth)
-            self._unpacking.add(name)
-            try:
-                yield sink
-                sink.finish()
-                sink.close()
-                self._stage(trusted, name)
-            except BaseException:
-                sink.close()
-                self._remove(name)
-                raise
-            finally:
-                self._unpacking.discard(name)
+        return self._writable.adding(trusted)
 
     def settle(self) -> list[StorePath]:
         """Make valid what is finished and has all its references, references first.
 
         Returns:
-            The paths that are valid now and were not before this call; in staging stays what
-            lacks a reference.
+            The paths of this call, all valid now; in staging stays what lacks a reference.
 
         Raises:
             DiskError, DatabaseError: nothing of this call is valid. Close the store.
         """
-        with self._settling:
-            batch = [self._staged[path] for path in self._readiness.ready()]
-            if not batch:
-                return []
-            with disk_errors(self.layout.store):
-                kernel.syncfs(self._fd)
-            with self._database.writing():
-                taken = self._database.valid([staged.trusted.info.path for staged in batch])
-                for staged in batch:
-                    self._place(staged, taken=staged.trusted.info.path in taken)
-                with disk_errors(self.layout.store):
-                    os.fsync(self._fd)
-                self._database.register(self._registration(staged.trusted) for staged in batch)
-            for staged in batch:
-                del self._staged[staged.trusted.info.path]
-            return [staged.trusted.info.path for staged in batch]
+        return self._writable.settle()
 
     def unsettled(self) -> list[StorePath]:
         """Finished paths that wait in staging for a reference."""
-        return list(self._staged)
+        return [] if self._staging is None else self._staging.unsettled()
 
     def abandon(self) -> None:
         """Remove everything that is still in staging."""
-        with self._settling:
-            while self._staged:
-                _, staged = self._staged.popitem()
-                self._remove(staged.name)
+        if self._staging is not None:
+            self._staging.abandon()
 
-    def set_signatures(self, path: StorePath, signatures: Iterable[Signature]) -> None:
-        """Replace the signatures of the valid `path`."""
-        if self._read_only:
+    def add_signatures(self, path: StorePath, signatures: Iterable[Signature]) -> bool:
+        """Add to the signatures of a valid path.
+
+        Returns:
+            Whether one of them is new; False too when the path is not valid any more.
+        """
+        if self._staging is None:
             raise ReadOnlyStoreError("the store is open for reading only", store=str(self.root))
         with self._database.writing():
-            self._database.set_signatures(path, signatures)
+            return self._database.add_signatures(path, signatures)
 
-    def _stage(self, trusted: Trusted, name: str) -> None:
-        """Let a finished tree wait for `settle`."""
-        path = trusted.info.path
-        with self._settling:
-            if self._closed:
-                raise StoreClosedError("the store was closed meanwhile", store=str(self.root))
-            if path in self._staged:  # added twice: the first one stays
-                self._remove(name)
-                return
-            self._know(trusted.info.references)
-            self._staged[path] = _Staged(trusted, name)
-            self._readiness.finished(path, trusted.info.references)
+    # Keeping it whole.
 
-    def _know(self, references: Iterable[StorePath]) -> None:
-        unknown = [path for path in references if not self._readiness.knows(path)]
-        for path in self.hold(unknown):
-            self._readiness.valid(path)
+    def check_database(self) -> None:
+        """Read the whole database, and look whether it is sound.
 
-    def _place(self, staged: _Staged, *, taken: bool) -> None:
-        """Give a finished tree its name. `taken`: another process was first, and registered it."""
-        final = staged.trusted.info.path.base
-        if taken:
-            self._remove(staged.name)
-            return
-        try:
-            # A tree of that name that no row names is left over from a crash.
-            remove_tree(self._fd, final.encode())
-            os.rename(staged.name, final, src_dir_fd=self._fd, dst_dir_fd=self._fd)
-        except OSError as error:
-            raise disk_error(error, self.layout.store / final) from error
+        Raises:
+            DatabaseError: it is not.
+        """
+        self._database.check()
 
-    def _registration(self, trusted: Trusted) -> Registration:
-        info = trusted.info
-        return Registration(
-            path=info.path,
-            nar_hash=info.nar_hash,
-            nar_size=info.nar_size,
-            references=info.references,
-            deriver=info.deriver,
-            signatures=info.signatures,
-            ca=info.ca,
-            registered=int(time.time()),
-            outputs=outputs_of(self._fd, info.path) if info.path.is_derivation else (),
-        )
+    def replacing(self, trusted: Trusted) -> AbstractContextManager[Replacement]:
+        """Give a valid path a fresh tree: write its NAR to the sink, leave the block.
 
-    def _remove(self, name: str) -> None:
-        """Remove a staging tree; a failure is logged, the error that led here matters more."""
-        try:
-            remove_tree(self._fd, name.encode())
-        except OSError as error:
-            _log.warning("cannot remove %s: %s", self.layout.store / name, error)
+            with store.replacing(trusted) as fresh:
+                for chunk in nar:
+                    fresh.sink.write(chunk)
 
-    def _make_directories(self) -> None:
-        layout = self.layout
-        try:
-            for directory in (layout.store, layout.database, layout.temp_roots, layout.gc_roots):
-                directory.mkdir(parents=True, exist_ok=True)
-            # Held for as long as the store is open: Nix upgrades the schema under it.
-            self._big_lock = os.open(layout.database / "big-lock", _LOCK_FILE, 0o600)
-            fcntl.flock(self._big_lock, fcntl.LOCK_SH)
-        except OSError as error:
-            raise disk_error(error, error.filename or layout.root) from error
+        For whoever holds the path and its lock. Leaving normally checks as `adding` does, and
+        exchanges the trees in one step; leaving by an exception leaves the old one. Nothing of
+        the fresh tree is linked to anything that was not read. The registration stays.
 
-    def _close_lock(self) -> None:
-        if self._big_lock >= 0:
-            with suppress(OSError):
-                os.close(self._big_lock)
-            self._big_lock = -1
+        Raises:
+            As `adding`.
+        """
+        return replacing(self._writable, trusted)

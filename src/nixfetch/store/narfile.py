@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from nixfetch import kernel
 from nixfetch.errors import FormatError, StoreError
 from nixfetch.formats.hashes import Hash, hasher
 from nixfetch.formats.nar import NarReader, wire
@@ -292,19 +293,27 @@ def _left_by_umask(private_fd: int) -> int:
 
 
 def _place(private_fd: int, parent_fd: int, name: bytes, destination: Path) -> None:
-    """Rename to a name that nobody else can take meanwhile: an empty thing of ours has it."""
+    """Rename to a name that is free, and never to one that somebody takes meanwhile."""
     with disk_errors(destination):
-        mode = os.stat(_TREE, dir_fd=private_fd, follow_symlinks=False).st_mode
         try:
-            if stat.S_ISDIR(mode):
-                os.mkdir(name, _PRIVATE, dir_fd=parent_fd)
-            else:
-                os.close(os.open(name, _PLACEHOLDER, 0, dir_fd=parent_fd))
+            try:
+                kernel.rename_noreplace(_TREE, name, src_dir_fd=private_fd, dst_dir_fd=parent_fd)
+            except kernel.UnsupportedError:
+                _place_on_placeholder(private_fd, parent_fd, name)
         except FileExistsError as error:
             raise _taken(destination) from error
-        try:
-            os.rename(_TREE, name, src_dir_fd=private_fd, dst_dir_fd=parent_fd)
-        except BaseException:
-            with suppress(OSError):
-                (os.rmdir if stat.S_ISDIR(mode) else os.unlink)(name, dir_fd=parent_fd)
-            raise
+
+
+def _place_on_placeholder(private_fd: int, parent_fd: int, name: bytes) -> None:
+    """The same where the file system cannot: an empty thing of ours takes the name first."""
+    is_directory = stat.S_ISDIR(os.stat(_TREE, dir_fd=private_fd, follow_symlinks=False).st_mode)
+    if is_directory:
+        os.mkdir(name, _PRIVATE, dir_fd=parent_fd)
+    else:
+        os.close(os.open(name, _PLACEHOLDER, 0, dir_fd=parent_fd))
+    try:
+        os.rename(_TREE, name, src_dir_fd=private_fd, dst_dir_fd=parent_fd)
+    except BaseException:
+        with suppress(OSError):
+            (os.rmdir if is_directory else os.unlink)(name, dir_fd=parent_fd)
+        raise

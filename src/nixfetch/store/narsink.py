@@ -13,6 +13,7 @@ from nixfetch.store.restore import Restorer
 
 if TYPE_CHECKING:
     from nixfetch.plan.trust import Trusted
+    from nixfetch.store.links import Links
 
 
 class ContentMismatchError(TrustError):
@@ -23,17 +24,23 @@ class NarSink:
     """One NAR on its way to files under a name of their own."""
 
     def __init__(
-        self, trusted: Trusted, parent_fd: int, name: bytes, *, max_depth: int = wire.MAX_DEPTH
+        self,
+        trusted: Trusted,
+        parent_fd: int,
+        name: bytes,
+        *,
+        links: Links | None = None,
+        max_depth: int = wire.MAX_DEPTH,
     ) -> None:
-        """Unpack to `name` in the directory `parent_fd`.
+        """Unpack to `name` in the directory `parent_fd`; link what `links` has already.
 
         Raises:
             UnsupportedHashError: its content address needs an extra that is not installed.
         """
         self._info = trusted.info
-        self._content = content_check(trusted.info)
+        self._content = content_check(trusted.info, signed=bool(trusted.signed_by))
         self._reader = NarReader(max_depth=max_depth, max_size=self._info.nar_size)
-        self._restorer = Restorer(parent_fd, name)
+        self._restorer = Restorer(parent_fd, name, links=links)
         self._hash = hashlib.sha256()
         self._size = 0
 
@@ -79,6 +86,11 @@ class NarSink:
         self._reader.finish()
         if self._content is not None:
             self._content.finish()
+
+    @property
+    def saved(self) -> int:
+        """Bytes of files that were there already, and were linked."""
+        return self._restorer.saved
 
     def close(self) -> None:
         """Let go of open files."""

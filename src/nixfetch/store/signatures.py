@@ -53,14 +53,12 @@ def sign_paths(store: LocalStore, paths: Iterable[StorePath], key: SecretKey) ->
 
     Source: nix, src/nix/sigs.cc, `CmdSign::run`.
     """
-    fresh = []
-    for registration in [_registered(store, path) for path in dict.fromkeys(paths)]:
-        signature = key.sign(claim(registration).fingerprint())
-        if signature not in registration.signatures:
-            fresh.append((registration, signature))
-    for registration, signature in fresh:
-        store.set_signatures(registration.path, [*registration.signatures, signature])
-    return [registration.path for registration, _ in fresh]
+    registrations = [_registered(store, path) for path in dict.fromkeys(paths)]
+    return [
+        registration.path
+        for registration in registrations
+        if store.add_signatures(registration.path, [key.sign(claim(registration).fingerprint())])
+    ]
 
 
 def closure(store: LocalStore, paths: Iterable[StorePath]) -> list[StorePath]:

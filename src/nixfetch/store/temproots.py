@@ -22,6 +22,7 @@ import time
 from typing import TYPE_CHECKING
 
 from nixfetch.errors import StoreError
+from nixfetch.formats.storepath import HASH_LENGTH, STORE_DIR
 from nixfetch.store.disk import disk_errors
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from nixfetch.store.layout import Layout
 
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+_STORE = f"{STORE_DIR}/"
+_REMOVED = b"d"
 _PAUSE = 0.1  # seconds between looks at a collector that starts or ends, as Nix
 PATIENCE = 600.0  # seconds; a collector that deletes a big tree may be silent for minutes
 
@@ -113,7 +116,7 @@ class TempRoots:
         while not self._no_collector():
             try:
                 self._send(paths)
-            except (ConnectionError, FileNotFoundError, EOFError, TimeoutError):
+            except (ConnectionError, BlockingIOError, FileNotFoundError, EOFError, TimeoutError):
                 # It is about to listen, has just ended, or is silent.
                 if self._collector is not None:
                     self._collector.close()
@@ -148,6 +151,48 @@ class TempRoots:
             self._collector.sendall(f"{path}\n".encode())
             if self._collector.recv(1) != b"1":
                 raise EOFError
+
+
+def find_temp_roots(layout: Layout, *, remove_dead: bool = False) -> set[str]:
+    """Hash parts of the temporary roots of live processes. For a collector.
+
+    By hash part, since these also protect what belongs to a path: its lock, its staging tree.
+
+    Args:
+        layout: of the store.
+        remove_dead: also remove the files of dead processes. The collector's lock is held.
+
+    Raises:
+        DiskError: a file of a live process cannot be read: nobody can say what it needs.
+    """
+    found: set[str] = set()
+    with disk_errors(layout.temp_roots):
+        files = [file for file in layout.temp_roots.iterdir() if not file.name.startswith(".")]
+    for file in files:
+        with disk_errors(file):
+            for text in _read(file, remove_dead=remove_dead).split("\0")[:-1]:
+                found.add(text.removeprefix(_STORE)[:HASH_LENGTH])
+    return found
+
+
+def _read(file: Path, *, remove_dead: bool) -> str:
+    """What a live process has in its file."""
+    try:
+        fd = os.open(file, (os.O_RDWR if remove_dead else os.O_RDONLY) | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return ""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # its writer lives
+        with open(fd, encoding="ascii", errors="replace", closefd=False) as text:
+            return text.read()
+    else:
+        if remove_dead and os.path.samestat(os.fstat(fd), file.stat()):
+            file.unlink()
+            os.write(fd, _REMOVED)  # so that who waits for the lock makes a file anew
+        return ""
+    finally:
+        os.close(fd)
 
 
 def _connect(collector: socket.socket, file: Path) -> None:

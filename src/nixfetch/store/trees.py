@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from nixfetch.store.descent import Descent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _WRITABLE = 0o700
 
 
-def remove_tree(parent_fd: int, name: bytes) -> None:
+def remove_tree(
+    parent_fd: int, name: bytes, *, farewell: Callable[[int, bytes], None] | None = None
+) -> None:
     """Remove the file or tree `name` from the directory `parent_fd`; nothing there is fine.
 
     Makes read-only directories writable on its way, as an ordinary user must. Follows no link.
 
+    Args:
+        parent_fd: the directory.
+        name: the name there.
+        farewell: called before the removal of each file and link, with its directory and name.
+
     Raises:
         OSError: something could not be removed.
     """
-    if _removed_plainly(parent_fd, name):
+    if _removed_plainly(parent_fd, name, farewell):
         return
     with Descent(parent_fd) as descent:
         path = [name]
@@ -26,7 +37,7 @@ def remove_tree(parent_fd: int, name: bytes) -> None:
         while pending:
             if pending[-1]:
                 below = pending[-1].pop()
-                if not _removed_plainly(descent.fd, below):
+                if not _removed_plainly(descent.fd, below, farewell):
                     path.append(below)
                     pending.append(_entries(descent, below))
                 continue
@@ -45,9 +56,13 @@ def _entries(descent: Descent, name: bytes) -> list[bytes]:
     return list(map(os.fsencode, os.listdir(descent.fd)))  # noqa: PTH208 - a descriptor
 
 
-def _removed_plainly(parent_fd: int, name: bytes) -> bool:
+def _removed_plainly(
+    parent_fd: int, name: bytes, farewell: Callable[[int, bytes], None] | None
+) -> bool:
     """Remove `name` unless it is a directory; whether it is gone."""
     try:
+        if farewell is not None:
+            farewell(parent_fd, name)
         os.unlink(name, dir_fd=parent_fd)
     except FileNotFoundError:
         return True

@@ -79,12 +79,13 @@ class Transport(Protocol):
             wanted: the part to read; the whole object without it. A remote that cannot do
                 ranges answers with the whole object: look at `Body.start`.
 
-        Raises, here or while `Body.chunks` is read:
+        Raises:
             NotFoundError: there is no such object.
             AuthenticationError: the remote wants other credentials.
             UnsatisfiableRangeError: `wanted` begins behind the object's end.
             TransportError: anything else; `retryable` says whether to try again. Bodies that
-                end before the announced size are a retryable TransportError.
+                end before the announced size are a retryable TransportError. All of them here
+                or while `Body.chunks` is read.
         """
         ...
 

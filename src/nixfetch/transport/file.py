@@ -73,8 +73,11 @@ class FileTransport:
 
     def _absent(self) -> TransportError:
         """Tell a missing object from a missing cache."""
-        if self._root.is_dir():
-            return NotFoundError("no such object")
+        try:
+            if self._root.is_dir():
+                return NotFoundError("no such object")
+        except OSError as error:  # a name that no directory can have
+            return _cannot_read(error)
         return TransportError("no such directory", hint="is the cache's disk mounted?")
 
 

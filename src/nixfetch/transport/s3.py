@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from nixfetch.transport.base import Range
     from nixfetch.transport.options import TransportOptions
 
+_FIRST_ERROR = 300  # status; from here on the body is an error's
+_ERROR_SIZE = 64 * 1024  # bytes; S3 says what is wrong in less than one KiB
 CHUNK_SIZE = 256 * 1024  # bytes; what `Body.chunks` allows
 REGION = "us-east-1"  # Nix's default
 
@@ -215,7 +217,29 @@ def _client(location: S3Location, session: boto3.Session, options: TransportOpti
         verify=options.ca_file,
         config=config,
     )
+    # botocore reads the body of an error whole, however long; no setting bounds that.
+    endpoint = cast("Any", client)._endpoint  # noqa: SLF001 - see above
+    endpoint.http_session = _CappedSession(endpoint.http_session)
     return cast("S3Client", client)  # whose stubs want each request field typed
+
+
+class _CappedSession:
+    """botocore's HTTP session, which reads no more of an error than an error needs."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def send(self, request: Any) -> Any:
+        response = self._session.send(request)
+        if response.status_code >= _FIRST_ERROR:
+            response._content = response.raw.read(  # noqa: SLF001 - what it would fill itself
+                _ERROR_SIZE, decode_content=False
+            )
+            response.raw.close()
+        return response
+
+    def close(self) -> None:
+        self._session.close()
 
 
 class S3Transport:
@@ -294,6 +318,13 @@ class S3Transport:
             raise _refusal(error, self._now) from error
         except exceptions.BotoCoreError as error:
             raise _failure(error) from error
+        except HTTPError as error:  # while an error's own body was read
+            raise _failure(error) from error
+        except (ValueError, TypeError, OverflowError) as error:
+            # What botocore's parsers say to header fields that are not what they should be.
+            raise answers.BrokenAnswerError(
+                "malformed answer", retryable=True, reason=type(error).__name__
+            ) from error
 
 
 def _body(

@@ -65,6 +65,8 @@ def checked_text(text: str) -> str:
     """
     if len(text) > MAX_URL:
         raise UrlError("URL is too long", length=len(text), limit=MAX_URL)
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UrlError("URL is not text")
     if "\\" in text or _UNPRINTABLE.search(text):
         raise UrlError("URL has a backslash or a control character")
     return text

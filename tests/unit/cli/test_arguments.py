@@ -151,13 +151,14 @@ def test_help_is_at_most_100_columns_wide(columns: str, monkeypatch: pytest.Monk
 
 def test_the_real_verbs_have_what_the_frame_needs() -> None:
     parsers = app.parsers()
-    assert list(parsers) == ["nixfetch", *(f"nixfetch {verb}" for verb in app.VERBS)]
+    assert {"nixfetch", *(f"nixfetch {verb}" for verb in app.VERBS), "nixfetch nar ls"} <= set(
+        parsers
+    )
     for parser in parsers.values():
         assert "global flags:" in parser.format_help()
 
 
-@pytest.mark.parametrize("flag", ["--root", "--repair"])
-@pytest.mark.parametrize("verb", ["fetch", "verify"])
+@pytest.mark.parametrize(("verb", "flag"), [("fetch", "--race"), ("path-info", "--offline")])
 def test_flags_that_do_not_work_yet_are_unknown(verb: str, flag: str) -> None:
     with pytest.raises(UsageError, match=f"no such flag: {flag}"):
         arguments.parse([verb, "x", flag, "y"], app.VERBS, app._module)

@@ -93,7 +93,7 @@ def test_paths(closure: dict[str, Any], source: list[str], tmp_path: Path, run: 
             context.paths(["0" * 32], caches=caches)
     assert run("fetch", root, *source, "--store", tmp_path).code == 0
     assert [str(path) for path in context.paths([base[:32]])] == [root]
-    with pytest.raises(UsageError, match="no valid path has this hash part"):
+    with pytest.raises(MissingError, match="no valid path has this hash part"):
         context.paths(["0" * 32])
 
 

@@ -135,7 +135,7 @@ def test_hundreds_of_failures_are_not_told_one_by_one() -> None:
     errors = [(path(n), TransportError("cannot connect", path=path(n))) for n in range(50)]
     lines = rendered(failed(*errors)).splitlines()
     assert len(lines) == 11
-    assert lines[-1] == "error: 40 more paths failed; `fetch --json` lists them all"
+    assert lines[-1] == "error: 40 more paths failed; --json lists them all"
 
 
 def test_json() -> None:

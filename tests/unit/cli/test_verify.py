@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import pytest
 
 from command import Ran, nixfetch
 from filled_store import Filled, damage, fill
-from simulated_cache import KEY, store_path
+from simulated_cache import KEY, SimulatedCache, store_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +38,8 @@ def test_a_line_a_bad_path(filled: Filled) -> None:
     damage(filled.on_disk(filled.library) / "lib/a", b"c0de")
     damage(filled.on_disk(filled.text), b"longer than before")
     ran = verify(filled, "--all")
-    assert (ran.code, ran.err) == (4, "")
+    assert ran.code == 4
+    assert ran.err.startswith("warning: 2 bad files in .links, the first: shared file is not what")
     lines = sorted(ran.out.decode().splitlines())
     assert len(lines) == 2
     for path, line in zip(sorted([filled.library, filled.text]), lines, strict=True):
@@ -93,14 +95,22 @@ def test_json(filled: Filled) -> None:
                 "signed_by": ["simulated-1"],
                 "content_addressed": False,
                 "problems": [],
+                "warnings": [],
+                "repaired": [],
+                "repaired_from": None,
             },
             {
                 "path": str(filled.text),
                 "good": False,
                 "signed_by": [],
                 "content_addressed": True,
+                "warnings": [],
+                "repaired": [],
+                "repaired_from": None,
             },
         ],
+        "links": [],
+        "leftovers": [],
     }
 
 
@@ -121,9 +131,158 @@ def test_a_store_stays_untouched(filled: Filled, tmp_path: Path) -> None:
     assert sorted(filled.root.rglob("*")) == before
 
 
-@pytest.mark.parametrize("arguments", [[], ["--all", "x"], ["--repair", "--all"]])
+@pytest.mark.parametrize("arguments", [[], ["--all", "x"], ["--repair"], ["--rebuild-db", "--all"]])
 def test_usage(arguments: list[str], filled: Filled) -> None:
     assert verify(filled, *arguments).code == 2
+
+
+# Repairing.
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> SimulatedCache:
+    """What the store was filled from, in `cache`."""
+    cache = SimulatedCache()
+    fill(tmp_path / "again", cache=cache)
+    cache.dump(tmp_path / "cache")
+    return cache
+
+
+def repair(filled: Filled, tmp_path: Path, *arguments: str) -> Ran:
+    return verify(filled, "--from", (tmp_path / "cache").as_uri(), *arguments)
+
+
+@pytest.mark.usefixtures("source")
+def test_repair(filled: Filled, tmp_path: Path) -> None:
+    damage(filled.on_disk(filled.text), b"sword")
+    url = (tmp_path / "cache").as_uri()
+    ran = repair(filled, tmp_path, "--all", "--repair")
+    bad, repaired = ran.out.decode().splitlines()
+    assert (ran.code, ran.err) == (0, "")
+    assert bad.startswith(f"{filled.text}: content is not what was registered (")
+    assert repaired == f"{filled.text}: repaired from {url}"
+    assert verify(filled, "--all") == Ran(0, b"", "")
+
+
+@pytest.mark.usefixtures("source")
+def test_repair_of_metadata(filled: Filled, tmp_path: Path) -> None:
+    filled.on_disk(filled.text).chmod(0o644)
+    found = verify(filled, "--all")
+    assert (found.code, found.out) == (0, b"")
+    assert found.err.startswith(f"warning: {filled.text}: metadata is not canonical (files 1, file")
+    ran = repair(filled, tmp_path, str(filled.text), "--repair")
+    assert ran == Ran(0, f"{filled.text}: repaired\n".encode(), "")
+    assert verify(filled, "--all") == Ran(0, b"", "")
+
+
+@pytest.mark.usefixtures("source")
+def test_repair_as_json(filled: Filled, tmp_path: Path) -> None:
+    damage(filled.on_disk(filled.text), b"sword")
+    ran = repair(filled, tmp_path, "--all", "--repair", "--json")
+    report = json.loads(ran.out)
+    (text,) = [path for path in report["paths"] if path["repaired"]]
+    assert (ran.code, report["bad"], report["links"]) == (0, 0, [])
+    assert (text["path"], text["good"], text["problems"]) == (str(filled.text), True, [])
+    assert text["repaired"][0]["error"] == "content is not what was registered"
+    assert text["repaired_from"] == (tmp_path / "cache").as_uri()
+
+
+def test_what_no_cache_has_stays_bad(filled: Filled, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    damage(filled.on_disk(filled.text), b"sword")
+    ran = repair(filled, tmp_path, "--all", "--repair")
+    last = ran.out.decode().splitlines()[-1]
+    assert ran.code == 4
+    assert last.startswith(f"{filled.text}: not repaired: path is in no cache (caches file://")
+    assert filled.on_disk(filled.text).read_bytes() == b"sword"
+    assert repair(filled, tmp_path, "--all", "--json").code == 4
+
+
+def test_what_a_cache_should_not_say_is_told(
+    filled: Filled, source: SimulatedCache, tmp_path: Path
+) -> None:
+    other = SimulatedCache()
+    assert other.add("library", b"other") == filled.library
+    other.dump(tmp_path / "other")
+    damage(filled.on_disk(filled.library) / "lib/a", b"c0de")
+    missing = source.narinfo_name(filled.library)
+    (tmp_path / "cache" / missing).unlink()
+    url = (tmp_path / "other").as_uri()
+    ran = repair(filled, tmp_path, "--from", url, "--all", "--repair")
+    last = ran.out.decode().splitlines()[-1]
+    assert ran.code == 4
+    assert f"{url}: cache vouches for other content than is registered" in last
+
+
+def test_leftovers_are_named(filled: Filled) -> None:
+    store = filled.root / "nix/store"
+    for number in range(12):
+        (store / f"left-{number:02}").mkdir()
+    ran = verify(filled, "--all")
+    assert (ran.code, ran.out) == (0, b"")
+    assert "garbage: left-00 left-01" in ran.err
+    assert ran.err.endswith("left-09 and 2 more\n")
+    assert len(json.loads(verify(filled, "--all", "--json").out)["leftovers"]) == 12
+    (store / "left-11").rmdir()
+    (store / "left-10").rmdir()
+    assert verify(filled, "--all").err.endswith("left-09\n")
+
+
+# The database.
+
+
+def ruin(filled: Filled) -> Path:
+    database = filled.root / "nix/var/nix/db/db.sqlite"
+    database.write_bytes(b"garbage")
+    return database
+
+
+@pytest.mark.usefixtures("source")
+def test_rebuild(filled: Filled, tmp_path: Path) -> None:
+    ruin(filled)
+    refused = verify(filled, "--all")
+    assert refused.code == 6
+    assert "the store's database is damaged" in refused.err
+    assert "nixfetch verify --rebuild-db" in refused.err
+    ran = repair(filled, tmp_path, "--rebuild-db")
+    assert (ran.code, ran.out) == (0, b"")
+    assert "the old database is" in ran.err
+    assert verify(filled, "--all") == Ran(0, b"", "")
+    again = json.loads(repair(filled, tmp_path, "--rebuild-db", "--json").out)
+    assert again == {
+        "store": str(filled.root),
+        "recovered": [],
+        "kept": list(map(str, filled.all)),
+        "left": [],
+        "replaced": False,
+        "old_database": None,
+    }
+
+
+def test_rebuild_of_a_part(filled: Filled, source: SimulatedCache, tmp_path: Path) -> None:
+    (tmp_path / "cache" / source.narinfo_name(filled.text)).unlink()
+    ruin(filled)
+    ran = repair(filled, tmp_path, "--rebuild-db")
+    assert ran.code == 4
+    assert ran.out.startswith(f"{filled.text}: not registered: path is in no cache (".encode())
+    assert "any garbage collector would delete it" in ran.err
+    assert filled.on_disk(filled.text).exists()
+
+
+def test_rebuild_of_nothing(filled: Filled, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    with filled.open(read_only=False):
+        busy = repair(filled, tmp_path, "--rebuild-db")
+        assert busy.code == 75
+        assert "another process has the store open" in busy.err
+    for path in (filled.top, filled.library, filled.text):
+        shutil.rmtree(filled.on_disk(filled.source), ignore_errors=True)
+        assert filled.on_disk(path).exists()
+    database = ruin(filled)
+    ran = repair(filled, tmp_path, "--rebuild-db")
+    assert ran.code == 4
+    assert "nothing could be recovered" in ran.err
+    assert database.read_bytes() == b"garbage"
 
 
 def test_a_path_that_is_none(filled: Filled) -> None:

@@ -39,7 +39,7 @@ def test_defaults() -> None:
     assert config.substituters == (DEFAULT_CACHE,)
     assert config.trusted_keys == (DEFAULT_KEY,)
     assert (config.check_sigs, config.sigs_needed, config.jobs) == (True, 1, None)
-    assert (config.connections, config.connect_timeout, config.stall_timeout) == (25, 15, 300)
+    assert (config.connections, config.connect_timeout, config.stall_timeout) == (25, 15, 60)
     assert config.netrc_file == "/etc/nix/netrc"
     assert config.ca_file is None
     assert set(config.origins.values()) == {"default"}

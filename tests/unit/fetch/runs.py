@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import places
 from nixfetch.cache import BinaryCache, CacheGroup
 from nixfetch.fetch import (
     Advanced,
@@ -40,6 +41,7 @@ def fetch(
     jobs: int | None = None,
     whole: bool = True,
     dry_run: bool = False,
+    min_free: int = 0,
     on_event: Callable[[Event], None] = lambda _: None,
 ) -> Report:
     """Fetch without waiting between tries."""
@@ -53,6 +55,7 @@ def fetch(
             jobs=jobs,
             whole=whole,
             dry_run=dry_run,
+            min_free=min_free,
             on_event=on_event,
         )
 
@@ -102,7 +105,7 @@ def consistent(store: LocalStore) -> bool:
 
 
 def names_in(store_directory: LocalStore) -> list[str]:
-    return sorted(entry.name for entry in store_directory.layout.store.iterdir())
+    return places.names(store_directory.layout.store)
 
 
 def check_events(events: Sequence[Event], report: Report) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -279,7 +280,7 @@ def test_a_disk_error_ends_the_run(store: LocalStore, cache: SimulatedCache) -> 
 
     def on_event(event: Event) -> None:
         if isinstance(event, Found) and event.path == paths["top"]:
-            store.layout.store.rmdir()  # before the first NAR is asked for
+            shutil.rmtree(store.layout.store)  # before the first NAR is asked for
 
     with pytest.raises(StoreError, match="no such file or directory") as caught:
         fetch(store, cache, [paths["top"]], on_event=on_event)

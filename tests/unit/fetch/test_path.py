@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import places
 from nixfetch.cache import BinaryCache, CacheGroup
 from nixfetch.fetch.path import Gauge, unpack
 from nixfetch.fetch.report import PathReport, Status
@@ -90,7 +91,7 @@ def test_a_checkpoint_may_give_up(tmp_path: Path) -> None:
                 gauge=Gauge(lambda *_: None, now=Clock()),
                 checkpoint=checkpoint,
             )
-        assert list(store.layout.store.iterdir()) == []
+        assert places.names(store.layout.store) == []
     assert cache.open_bodies == 0
 
 

@@ -23,7 +23,14 @@ if importlib.util.find_spec("blake3") is not None:
 SELFISH = "x6lavq09h07n0gz0n184w9jln2wxdxsq-selfish"
 
 
-def judge(ca: ContentAddress, nar: bytes, path: StorePath | None = None, size: int = 7) -> None:
+def judge(
+    ca: ContentAddress,
+    nar: bytes,
+    path: StorePath | None = None,
+    size: int = 7,
+    *,
+    signed: bool = False,
+) -> None:
     """Raise unless `nar` is what `ca` says, for a path that mentions itself where given."""
     named = path or ca.path("a")
     info = NarInfo(
@@ -34,7 +41,7 @@ def judge(ca: ContentAddress, nar: bytes, path: StorePath | None = None, size: i
         url="nar/a",
         ca=ca,
     )
-    check = content_check(info)
+    check = content_check(info, signed=signed)
     assert check is not None
     reader = NarReader()
     for piece in pieces(nar, size):
@@ -103,9 +110,26 @@ def test_text() -> None:
 @pytest.mark.parametrize("algorithm", ["sha1", "sha256"])
 @pytest.mark.parametrize("tree", [File(b"hello"), File(b"x", executable=True), Link(b"x"), SAMPLE])
 def test_git(algorithm: str, tree: Tree) -> None:
-    judge(ContentAddress(Method.GIT, git(algorithm, tree)), textbook(tree))
+    judge(ContentAddress(Method.GIT, git(algorithm, tree)), textbook(tree), signed=True)
     with pytest.raises(WrongContentError, match="does not match"):
         judge(ContentAddress(Method.GIT, git(algorithm, tree)), textbook(File(b"another")))
+
+
+@pytest.mark.parametrize("tree", [File(b"x", executable=True), Link(b"x")])
+def test_what_a_git_hash_does_not_cover_needs_a_signature(tree: Tree) -> None:
+    address = ContentAddress(Method.GIT, git("sha1", File(b"x")))
+    judge(address, textbook(File(b"x")))
+    judge(address, textbook(tree), signed=True)
+    with pytest.raises(WrongContentError, match="plain file"):
+        judge(address, textbook(tree))
+
+
+def test_what_a_flat_hash_does_not_cover_needs_a_signature() -> None:
+    address = ContentAddress(Method.FLAT, sha256(b"x"))
+    program = textbook(File(b"x", executable=True))
+    judge(address, program, signed=True)
+    with pytest.raises(WrongContentError, match="plain file"):
+        judge(address, program)
 
 
 def selfish(base: str) -> bytes:

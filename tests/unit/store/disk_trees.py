@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import places
 from nixfetch.store.restore import Restorer
 from simulated_cache import Executable, Link, Tree, tree_events
 
@@ -75,7 +76,12 @@ def nested(levels: int, leaf: Tree = b"leaf") -> Tree:
 
 def entries(path: Path) -> list[str]:
     """Names in a directory, ascending."""
-    return sorted(entry.name for entry in path.iterdir())
+    return places.names(path)
+
+
+def trees(path: Path) -> list[str]:
+    """The same without the locks of paths."""
+    return [name for name in entries(path) if not name.endswith(".lock")]
 
 
 def descriptors() -> list[str]:

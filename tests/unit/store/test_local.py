@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from nixfetch.store.database import DatabaseError
 from nixfetch.store.disk import DiskError
 from nixfetch.store.local import NotAStoreError, ReadOnlyStoreError
 from nixfetch.store.temproots import StoreClosedError
-from simulated_cache import SimulatedCache, store_path, tree_nar
+from simulated_cache import OTHER_KEY, SimulatedCache, store_path, tree_nar
 from unit.store.disk_trees import (
     SAMPLE,
     descriptors,
@@ -29,6 +30,7 @@ from unit.store.disk_trees import (
     python,
     read_tree,
     restore,
+    trees,
 )
 from unit.store.hostile_nars import cuts
 
@@ -147,7 +149,7 @@ def test_read_only_changes_nothing(memory_path: Path, cache: SimulatedCache) -> 
         with pytest.raises(ReadOnlyStoreError), store.adding(cache.trusted(path)):
             pass
         with pytest.raises(ReadOnlyStoreError):
-            store.set_signatures(path, ())
+            store.add_signatures(path, ())
     after = files(memory_path)
     for made_by_sqlite in ("nix/var/nix/db/db.sqlite-shm", "nix/var/nix/db/db.sqlite-wal"):
         after.pop(made_by_sqlite, None)
@@ -176,7 +178,7 @@ def test_a_damaged_database_leaves_no_descriptor(memory_path: Path) -> None:
 
 def test_a_database_without_a_store_directory(memory_path: Path) -> None:
     LocalStore(memory_path).close()
-    (memory_path / "nix/store").rmdir()
+    shutil.rmtree(memory_path / "nix/store")
     with pytest.raises(DiskError):
         LocalStore(memory_path, read_only=True)
 
@@ -189,7 +191,7 @@ def test_a_path_is_valid_once_it_is_settled(store: LocalStore, cache: SimulatedC
     add(store, cache, path)
     assert store.valid([path]) == set()
     assert store.unsettled() == [path]
-    [staged] = entries(store.layout.store)
+    [staged] = trees(store.layout.store)
     assert staged.startswith(f"{path.hash_part}-nixfetch.")
     assert store.settle() == [path]
     assert entries(store.layout.store) == [path.base]
@@ -216,7 +218,7 @@ def test_the_path_is_a_temporary_root_before_it_is_there(
     file = store.layout.temp_roots / str(os.getpid())
     with store.adding(cache.trusted(path)) as sink:
         assert file.read_text() == f"{path}\0"
-        assert entries(store.layout.store) == []
+        assert trees(store.layout.store) == []
         sink.write(cache.objects[cache.nar_name(path)])
 
 
@@ -264,7 +266,7 @@ def test_a_batch_is_registered_in_one_go(store: LocalStore, cache: SimulatedCach
 def test_added_twice(store: LocalStore, cache: SimulatedCache) -> None:
     path = cache.add("a", SAMPLE)
     add(store, cache, path, path)
-    assert len(entries(store.layout.store)) == 1
+    assert len(trees(store.layout.store)) == 1
     assert store.settle() == [path]
     add(store, cache, path)
     store.settle()
@@ -276,8 +278,11 @@ def test_two_stores_of_one_root(memory_path: Path, cache: SimulatedCache) -> Non
     path = cache.add("a", SAMPLE)
     with LocalStore(memory_path) as one, LocalStore(memory_path) as two:
         add(one, cache, path)
-        add(two, cache, path)
+        assert not two.try_lock(path)
         inode = one.settle() and one.physical(path).stat().st_ino
+        assert two.try_lock(path)
+        assert two.notice([path]) == {path}
+        add(two, cache, path)  # in vain, and harmless
         two.settle()
         assert one.physical(path).stat().st_ino == inode
         assert entries(one.layout.store) == [path.base]
@@ -477,7 +482,9 @@ def test_a_closed_store_takes_nothing(memory_path: Path, cache: SimulatedCache) 
 def test_a_failing_settle_registers_nothing(store: LocalStore, cache: SimulatedCache) -> None:
     one, two = cache.add("one", SAMPLE), cache.add("two", SAMPLE)
     add(store, cache, one, two)
-    [staged] = [name for name in entries(store.layout.store) if name.startswith(two.hash_part)]
+    [staged] = [
+        name for name in entries(store.layout.store) if name.startswith(f"{two.hash_part}-nixfetch")
+    ]
     (store.layout.store / staged).rename(store.root / "stolen")
     with pytest.raises(DiskError, match="no such file") as caught:
         store.settle()
@@ -490,12 +497,13 @@ def test_what_cannot_be_removed_is_logged(
 ) -> None:
     path = cache.add("a", {b"d": {b"x": b""}})
     add(store, cache, path)
-    [staged] = entries(store.layout.store)
+    [staged] = trees(store.layout.store)
+    staging = store._writable
     with caplog.at_level(logging.WARNING):
-        store._fd, fd = os.open("/dev/null", os.O_RDONLY), store._fd
+        staging._fd, fd = os.open("/dev/null", os.O_RDONLY), staging._fd
         store.abandon()
-        os.close(store._fd)
-        store._fd = fd
+        os.close(staging._fd)
+        staging._fd = fd
     assert "cannot remove" in caplog.text
     assert entries(store.layout.store) == [staged]
 
@@ -503,14 +511,17 @@ def test_what_cannot_be_removed_is_logged(
 # The rest.
 
 
-def test_signatures_can_be_replaced(store: LocalStore, cache: SimulatedCache) -> None:
+def test_signatures_can_be_added(store: LocalStore, cache: SimulatedCache) -> None:
     path = cache.add("a")
     add(store, cache, path)
     store.settle()
-    store.set_signatures(path, ())
+    signature = OTHER_KEY.sign(b"message")
+    assert store.add_signatures(path, [signature])
+    assert not store.add_signatures(path, [signature])
+    assert not store.add_signatures(store_path("none"), [signature])
     found = store.get(path)
     assert found is not None
-    assert found.signatures == ()
+    assert {one.key_name for one in found.signatures} == {"simulated-1", "other-1"}
 
 
 def test_threads_add_at_the_same_time(store: LocalStore, cache: SimulatedCache) -> None:

@@ -38,6 +38,8 @@ class NarReader:
     are cut. It holds at most one token, name or target (about 4 KiB) between feeds, and each
     open directory's last name. After an error the reader is spent.
 
+    Example::
+
         reader = NarReader()
         for chunk in chunks:
             for event in reader.feed(chunk):

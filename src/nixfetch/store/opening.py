@@ -1,0 +1,63 @@
+"""The directories and the lock of a store that is opened for writing."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from nixfetch.store.disk import disk_error
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nixfetch.store.layout import Layout
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_MODE = 0o755  # whatever the umask adds: nobody else may replace valid paths
+_LOCK_FILE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+
+
+def make_directories(layout: Layout, *, durable: bool) -> None:
+    """Make what is missing of a store, so that it is there after a power cut too.
+
+    Raises:
+        DiskError: something cannot be made.
+    """
+    wanted = (layout.store, layout.database, layout.temp_roots, layout.gc_roots, layout.inflight)
+    try:
+        for directory in wanted:
+            _make(directory, durable=durable)
+    except OSError as error:
+        raise disk_error(error, error.filename or layout.root) from error
+
+
+def lock_store(layout: Layout) -> int:
+    """Take the big lock as every reader does; Nix upgrades a store's schema under it.
+
+    Returns:
+        A descriptor; the lock is held until it is closed.
+
+    Raises:
+        DiskError: the lock file cannot be made.
+    """
+    file = layout.database / "big-lock"
+    try:
+        fd = os.open(file, _LOCK_FILE, 0o600)
+    except OSError as error:
+        raise disk_error(error, file) from error
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    return fd
+
+
+def _make(directory: Path, *, durable: bool) -> None:
+    if directory.is_dir():
+        return
+    _make(directory.parent, durable=durable)
+    directory.mkdir(_MODE, exist_ok=True)
+    if durable:
+        fd = os.open(directory.parent, _DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

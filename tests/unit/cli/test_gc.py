@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from nixfetch.cli.sizes import size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from unit.cli.conftest import Run
+
+
+@pytest.fixture
+def fetched(run: Run, closure: dict[str, Any], source: list[str], tmp_path: Path) -> Path:
+    """A store that has all of the fixtures, and no root."""
+    store = tmp_path / "store"
+    assert run("fetch", closure["root"], *source, "--store", store).code == 0
+    return store
+
+
+def test_prints_what_goes_and_how_much(run: Run, closure: dict[str, Any], fetched: Path) -> None:
+    say = closure["roles"]["static"]
+    run("roots", "add", "say", say, "--store", fetched)
+    dry = run("gc", "--dry-run", "--store", fetched)
+    assert dry.code == 0
+    assert dry.err.startswith("would delete 10 paths: at least ")
+    ran = run("gc", "--store", fetched)
+    assert (ran.code, ran.out) == (0, dry.out)
+    assert set(ran.out.split()) == set(closure["closure"]) - {say}
+    assert ran.err.startswith("deleted 10 paths: ")
+    assert ran.err.endswith(" freed\n")
+    ran = run("gc", "-q", "--store", fetched)
+    assert (ran.code, ran.out, ran.err) == (0, "", "")
+
+
+def test_json(run: Run, closure: dict[str, Any], fetched: Path) -> None:
+    (fetched / "nix/store/junk").mkdir()
+    dry = json.loads(run("gc", "--json", "--dry-run", "--store", fetched).out)
+    ran = run("gc", "--json", "--store", fetched)
+    report = json.loads(ran.out)
+    assert report["paths"] == dry["paths"]
+    assert set(report["paths"]) == set(closure["closure"])
+    assert (dry.pop("dry_run"), report.pop("dry_run")) == (True, False)
+    assert report["bytes_freed"] >= dry["bytes_freed"] > 0
+    assert report["links_removed"] > 0
+    assert (report["store"], report["leftovers"], report["failures"]) == (
+        str(fetched),
+        ["junk"],
+        [],
+    )
+    assert "deleted 11 paths and 1 leftover: " in ran.err
+
+
+def test_limits(run: Run, closure: dict[str, Any], fetched: Path) -> None:
+    assert run("gc", "--keep-free", "1K", "--store", fetched).out == ""
+    assert run("gc", "--max-delete", "0", "--store", fetched).out == ""
+    words = ["gc", "--max-delete", "1", "--keep-free", "8000000T", "--store", fetched]
+    assert run(*words).out == f"{closure['root']}\n"
+    ran = run("gc", "--max-delete", "much", "--store", fetched)
+    assert ran.code == 2
+
+
+def test_sizes() -> None:
+    assert [size(text) for text in ("0", "512K", "2G", "1T")] == [0, 2**19, 2**31, 2**40]
+
+
+def test_another_collector(run: Run, fetched: Path) -> None:
+    lock = os.open(fetched / "nix/var/nix/gc.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    ran = run("gc", "--store", fetched)
+    os.close(lock)
+    assert ran.code == 75
+    assert ran.err.startswith("error: another garbage collector is at work\n")
+
+
+def test_no_store_is_made(run: Run, tmp_path: Path) -> None:
+    for words in (["gc"], ["gc", "--dry-run"]):
+        ran = run(*words, "--store", tmp_path / "none")
+        assert ran.code == 6
+        assert ran.err.startswith("error: there is no store here: ")
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_nix_reserved_is_given_up(run: Run, fetched: Path) -> None:
+    reserved = fetched / "nix/var/nix/db/reserved"
+    reserved.write_bytes(bytes(1000))
+    assert run("gc", "--dry-run", "--store", fetched).code == 0
+    assert reserved.exists()
+    assert run("gc", "--store", fetched).code == 0
+    assert not reserved.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_what_cannot_be_removed_is_said(run: Run, closure: dict[str, Any], fetched: Path) -> None:
+    """A path that something is mounted on has a name that cannot be taken away."""
+    import subprocess
+
+    tree = fetched / "nix/store" / closure["root"][11:]
+    if subprocess.run(["mount", "--bind", tree, tree], check=False, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        ran = run("gc", "--store", fetched)
+    finally:
+        subprocess.run(["umount", tree], check=True)
+    assert ran.code == 6
+    assert "errno: EBUSY" in ran.err
+    assert "deleted 11 paths: " in ran.err
+    ran = run("gc", "--store", fetched)
+    assert ran.code == 0
+    assert "deleted 0 paths and 1 leftover: " in ran.err

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from filled_store import damage
+from nixfetch.formats.hashes import sha256
+from nixfetch.store.checkedlinks import CheckedLinks, content_name
+from nixfetch.store.disk import DiskError
+from nixfetch.store.restore import Restorer
+from simulated_cache import Executable, Link, tree_events, tree_nar
+from unit.store.disk_trees import directory, entries, read_tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from simulated_cache import Tree
+
+TREE: Tree = {
+    b"file": b"contents",
+    b"program": Executable(b"contents"),
+    b"empty": b"",
+    b"link": Link(b"file"),
+    b"large": bytes(3 * 1024 * 1024),
+}
+
+
+def unpack(place: Path, name: str) -> Path:
+    with directory(place) as fd, closing(CheckedLinks(fd)) as links:
+        restorer = Restorer(fd, name.encode(), links=links)
+        try:
+            for event in tree_events(TREE):
+                restorer.apply(event)
+        finally:
+            restorer.close()
+    return place / name
+
+
+def test_names_are_those_of_the_content(memory_path: Path) -> None:
+    unpack(memory_path, "one")
+    links = memory_path / ".links"
+    with directory(links) as fd:
+        for name in entries(links):
+            assert content_name(fd, name) == name
+        with pytest.raises(DiskError):
+            content_name(fd, "none")
+    assert (links / sha256(tree_nar(b"contents")).base32).is_file()
+
+
+def test_good_entries_are_shared(memory_path: Path) -> None:
+    one, two = unpack(memory_path, "one"), unpack(memory_path, "two")
+    for name in ("file", "program", "empty", "large", "link"):
+        assert (one / name).lstat().st_ino == (two / name).lstat().st_ino
+
+
+@pytest.mark.parametrize("name", ["file", "program", "large"])
+def test_a_bad_entry_is_not_and_a_good_one_takes_its_place(memory_path: Path, name: str) -> None:
+    one = unpack(memory_path, "one")
+    data = bytearray((one / name).read_bytes())
+    data[5] ^= 1
+    damage(one / name, bytes(data))
+    two = unpack(memory_path, "two")
+    assert read_tree(two) == TREE
+    assert not (one / name).samefile(two / name)
+    assert (unpack(memory_path, "three") / name).samefile(two / name)
+
+
+def test_an_entry_that_is_a_pipe(memory_path: Path) -> None:
+    one = unpack(memory_path, "one")
+    entry = memory_path / ".links" / sha256(tree_nar(b"contents")).base32
+    entry.unlink()
+    os.mkfifo(entry)
+    two = unpack(memory_path, "two")
+    assert read_tree(two) == TREE
+    assert entry.samefile(two / "file")
+    assert not entry.samefile(one / "file")
