@@ -49,10 +49,12 @@ def run(args: argparse.Namespace, context: Context) -> int:
     from pathlib import Path
 
     from nixfetch.cli.roots import existing_store
-    from nixfetch.store.collect import collect, give_up_reserve
+    from nixfetch.store.collect import collect
+    from nixfetch.store.layout import Layout
+    from nixfetch.store.reserve import give_up_reserve
 
     if not args.dry_run:
-        give_up_reserve(Path(context.config.store_root()))
+        give_up_reserve(Layout(Path(context.config.store_root())))
     with existing_store(context, read_only=args.dry_run) as store:
         collected = collect(
             store,

@@ -35,11 +35,11 @@ from nixfetch.plan.liveness import Liveness
 from nixfetch.store.database import Database
 from nixfetch.store.disk import DiskError, disk_error, disk_errors
 from nixfetch.store.journal import Journal, is_staging_name, staging_name
-from nixfetch.store.layout import Layout
 from nixfetch.store.leftovers import is_locked, leftovers
 from nixfetch.store.locks import LOCK_SUFFIX, STALE, remove_stale_lock
 from nixfetch.store.meter import Meter
 from nixfetch.store.newroots import collecting
+from nixfetch.store.reserve import keep_reserve
 from nixfetch.store.roots import find_roots
 from nixfetch.store.runtime import runtime_roots
 from nixfetch.store.temproots import find_temp_roots
@@ -48,6 +48,7 @@ from nixfetch.store.trees import remove_tree
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from nixfetch.store.layout import Layout
     from nixfetch.store.local import LocalStore
     from nixfetch.store.newroots import NewRoots
     from nixfetch.store.roots import Root
@@ -114,19 +115,6 @@ def collect(
         journal = stack.enter_context(_journaling(store.layout))
         collector = _Collector(store, database, new_roots, journal, budget=budget, at_once=at_once)
         return collector.run(on_deleted, proc)
-
-
-def give_up_reserve(root: Path) -> None:
-    """Let go of what Nix keeps for a collector on a full disk, below the root of a store.
-
-    Call it before the store is opened, which takes some room. Nix reserves it anew.
-
-    Raises:
-        DiskError: it cannot be removed.
-    """
-    reserve = Layout(root).reserve
-    with disk_errors(reserve):
-        reserve.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -230,6 +218,7 @@ class _Collector:
                 self._paths.append(path)
                 on_deleted(path)
         links_removed = self._meter.remove_links(self._failures.append)
+        keep_reserve(layout)
         return Collected(
             paths=tuple(self._paths),
             leftovers=tuple(self._leftovers),

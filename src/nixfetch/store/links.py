@@ -122,15 +122,20 @@ class Links:
             return False
         return self._link(name, dir_fd, target)
 
-    def give(self, name: str, *, dir_fd: int, source: bytes) -> None:
-        """Let others link to `source` in `dir_fd`, whose content is called `name`."""
+    def give(self, name: str, *, dir_fd: int, source: bytes) -> bool:
+        """Let others link to `source` in `dir_fd`, whose content is called `name`.
+
+        Returns:
+            False when somebody was faster: there is an entry, and `source` is none of its links.
+        """
         try:
             os.link(source, name, src_dir_fd=dir_fd, dst_dir_fd=self.fd, follow_symlinks=False)
         except FileExistsError:
-            pass  # somebody was first, or its inode has as many links as it can
+            return False
         except OSError as error:
             if error.errno not in _TOLERATED:
                 raise
+        return True
 
     def replace_file(self, name: str, shape: Shape, *, dir_fd: int, target: bytes) -> bool:
         """Put a link of the file `name` in the place of `target`, which has the same content.
@@ -138,11 +143,17 @@ class Links:
         Returns:
             Whether there was a good one. If not, `target` is what it was.
         """
-        fresh = b".%s" % secrets.token_hex(8).encode()
+        fresh = _fresh_name()
         if not self.take_file(name, shape, dir_fd=dir_fd, target=fresh):
             return False
         os.rename(fresh, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
         return True
+
+    def replace_symlink(self, name: str, goal: bytes, *, dir_fd: int, target: bytes) -> None:
+        """The same for a symbolic link to `goal`."""
+        fresh = _fresh_name()
+        if self.take_symlink(name, goal, dir_fd=dir_fd, target=fresh):
+            os.rename(fresh, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
     def withdraw(self, dir_fd: int, name: bytes) -> None:
         """Take back what `give` gave of a file that goes before it was ever used.
@@ -200,3 +211,7 @@ def _content_of(dir_fd: int, name: bytes, status: os.stat_result) -> str:
     finally:
         os.close(fd)
     return shape.name(hasher)
+
+
+def _fresh_name() -> bytes:
+    return b".%s" % secrets.token_hex(8).encode()

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from nixfetch.store.disk import disk_error
+from nixfetch.store.reserve import keep_reserve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,11 +26,14 @@ def make_directories(layout: Layout, *, durable: bool) -> None:
         DiskError: something cannot be made.
     """
     wanted = (layout.store, layout.database, layout.temp_roots, layout.gc_roots, layout.inflight)
+    is_new = not layout.database.is_dir()
     try:
         for directory in wanted:
             _make(directory, durable=durable)
     except OSError as error:
         raise disk_error(error, error.filename or layout.root) from error
+    if is_new:  # else a collector on a full disk may have given it up to open the store
+        keep_reserve(layout)
 
 
 def lock_store(layout: Layout) -> int:

@@ -133,7 +133,11 @@ class Restorer:
         ):
             self.saved += size
             return
-        links.give(content, dir_fd=directory, source=file.name)
+        given = links.give(content, dir_fd=directory, source=file.name)
+        if not given and links.replace_file(
+            content, file.shape, dir_fd=directory, target=file.name
+        ):
+            self.saved += size
 
     def _enter(self, event: Directory) -> None:
         name = event.name or self._name
@@ -149,8 +153,10 @@ class Restorer:
                 return
         os.symlink(event.target, name, dir_fd=directory)
         os.utime(name, ns=_TIME, dir_fd=directory, follow_symlinks=False)
-        if self._links is not None and content is not None:
-            self._links.give(content, dir_fd=directory, source=name)
+        if self._links is None or content is None:
+            return
+        if not self._links.give(content, dir_fd=directory, source=name):
+            self._links.replace_symlink(content, event.target, dir_fd=directory, target=name)
 
 
 class _File:

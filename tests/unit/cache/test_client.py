@@ -16,6 +16,7 @@ from nixfetch.formats import cacheinfo, narinfo
 from nixfetch.formats.cacheinfo import CacheInfo, CacheInfoError
 from nixfetch.formats.contentaddress import ContentAddress, Method
 from nixfetch.formats.narinfo import NarInfoError
+from nixfetch.formats.signing import Signature
 from nixfetch.plan.retry import RetrySchedule
 from nixfetch.plan.trust import FalseContentAddressError, TrustPolicy, UnsignedError
 from nixfetch.streams.codecs import CodecError, TruncatedError, UnsupportedCompressionError
@@ -558,3 +559,30 @@ def test_threads_share_it(remote: SimulatedCache, client: BinaryCache) -> None:
         thread.join()
     assert got == [NAR] * 8
     assert remote.opened.count("nix-cache-info") == 1
+
+
+def test_an_encoding_that_goes_on_and_gives_nothing(
+    remote: SimulatedCache, client: BinaryCache
+) -> None:
+    path = remote.add("a", TREE)
+    skippable = b"\x50\x2a\x4d\x18" + (1024 * 1024).to_bytes(4, "little") + bytes(1024 * 1024)
+    remote.faults[remote.nar_name(path)] = Replaced(skippable * 4, "zstd")
+    error = error_of(client, remote, path)
+    assert isinstance(error, TooLargeError)
+    assert error.facts["what"] == "encoded archive"
+
+
+def test_of_signatures_only_such_are_kept_as_can_be_one(
+    remote: SimulatedCache, client: BinaryCache
+) -> None:
+    path = remote.add("a", TREE)
+    info = remote.infos[path]
+    junk = [Signature(f"evil-{number}", b"x" * 64) for number in range(40)]
+    odd = [Signature("evil", b""), Signature(KEY.name, b"short")]
+    good = KEY.sign(info.fingerprint())
+    remote.publish(replace(info, signatures=(*odd, *junk, good)), key=None)
+    kept = client.lookup(path, POLICY).info
+    assert kept.signatures[0] == good
+    assert len(kept.signatures) == 32
+    assert all(len(each.data) == 64 for each in kept.signatures)
+    assert kept.raw == b""

@@ -3,6 +3,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import subprocess
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from nixfetch.cli.sizes import size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from unit.cli.conftest import Run
@@ -86,20 +89,34 @@ def test_no_store_is_made(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_what_nix_reserved_is_given_up(run: Run, fetched: Path) -> None:
-    reserved = fetched / "nix/var/nix/db/reserved"
-    reserved.write_bytes(bytes(1000))
-    assert run("gc", "--dry-run", "--store", fetched).code == 0
-    assert reserved.exists()
-    assert run("gc", "--store", fetched).code == 0
-    assert not reserved.exists()
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_on_a_full_disk(run: Run, closure: dict[str, Any], source: list[str], disk: Path) -> None:
+    """With not a byte left, what was kept for this moment is enough."""
+    store = disk / "store"
+    assert run("fetch", closure["root"], *source, "--store", store).code == 0
+    with (disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+    assert os.statvfs(disk).f_bavail == 0
+    assert run("fetch", closure["roles"]["static"], *source, "--store", store).code == 6
+    ran = run("gc", "--store", store)
+    assert (ran.code, len(ran.out.split())) == (0, 11)
+    assert (store / "nix/var/nix/db/reserved").exists()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """An empty disk of 6 MB."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6M", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    yield tmp_path
+    subprocess.run(["umount", tmp_path], check=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 def test_what_cannot_be_removed_is_said(run: Run, closure: dict[str, Any], fetched: Path) -> None:
     """A path that something is mounted on has a name that cannot be taken away."""
-    import subprocess
-
     tree = fetched / "nix/store" / closure["root"][11:]
     if subprocess.run(["mount", "--bind", tree, tree], check=False, capture_output=True).returncode:
         pytest.skip("mounting is not allowed here")

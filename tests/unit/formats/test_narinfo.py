@@ -207,3 +207,8 @@ def test_raw_bytes_do_not_count_for_equality() -> None:
     info = NarInfo.parse(text())
     assert replace(info, raw=b"") == info
     assert "raw" not in repr(info)
+
+
+def test_a_narinfo_has_few_lines() -> None:
+    with pytest.raises(NarInfoError, match="too many lines"):
+        NarInfo.parse(b"ab:\n" * 1001)

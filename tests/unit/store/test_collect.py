@@ -16,13 +16,15 @@ import pytest
 
 from garden import Garden
 from nixfetch.store import LocalStore, Roots
-from nixfetch.store.collect import Collected, _Collector, collect, give_up_reserve
+from nixfetch.store.collect import Collected, _Collector, collect
 from nixfetch.store.database import Database
 from nixfetch.store.disk import DiskError
 from nixfetch.store.journal import Journal, staging_name
+from nixfetch.store.layout import Layout
 from nixfetch.store.local import ReadOnlyStoreError
 from nixfetch.store.meter import Meter
 from nixfetch.store.newroots import CollectorRunningError, collecting
+from nixfetch.store.reserve import give_up_reserve, keep_reserve
 from nixfetch.store.temproots import TempRoots
 from unit.store.disk_trees import NOBODY, TESTS, descriptors, entries, python
 
@@ -427,12 +429,25 @@ def test_unused_links(memory_path: Path) -> None:
         os.close(fd)
 
 
-def test_the_reserve_is_given_up(garden: Garden) -> None:
-    reserve = garden.root / "nix/var/nix/db/reserved"
-    reserve.write_bytes(bytes(100))
-    give_up_reserve(garden.root)
-    give_up_reserve(garden.root)
-    assert not reserve.exists()
+def test_room_is_kept_for_the_next_run(garden: Garden, gc: Callable[..., Collected]) -> None:
+    layout = Layout(garden.root)
+    assert 0 < layout.reserve.stat().st_size <= 8 * 2**20  # since the store was made
+    keep_reserve(layout)
+    give_up_reserve(layout)
+    give_up_reserve(layout)
+    with LocalStore(garden.root):
+        assert not layout.reserve.exists()
+    gc()
+    assert layout.reserve.stat().st_blocks > 0
+
+
+def test_where_no_room_can_be_kept(tmp_path: Path) -> None:
+    keep_reserve(Layout(tmp_path / "none"))
+    layout = Layout(tmp_path)
+    layout.reserve.mkdir(parents=True)
+    keep_reserve(layout)
+    with pytest.raises(DiskError):
+        give_up_reserve(layout)
 
 
 # What goes wrong.

@@ -202,3 +202,31 @@ def test_what_a_bad_archive_brought_is_taken_back(store: LocalStore) -> None:
     with pytest.raises(ContentMismatchError), store.adding(bad) as sink:
         sink.write(nar[:-8])  # and no more
     assert set(links_of(store)) == before
+
+
+def test_who_comes_second_gives_way(memory_path: Path) -> None:
+    # Both looked before either had given: the second finds the entry when it gives its own.
+    with LocalStore(memory_path) as store:
+        late = store._writable._links
+
+        class Blind(Links):
+            def take_file(self, name: str, shape: Shape, *, dir_fd: int, target: bytes) -> bool:
+                fresh = target.startswith(b".")
+                return fresh and super().take_file(name, shape, dir_fd=dir_fd, target=target)
+
+            def take_symlink(self, name: str, goal: bytes, *, dir_fd: int, target: bytes) -> bool:
+                fresh = target.startswith(b".")
+                return fresh and super().take_symlink(name, goal, dir_fd=dir_fd, target=target)
+
+        blind = Blind(store.fd)
+        store._writable._links = blind
+        cache = SimulatedCache()
+        tree: Tree = {b"x": b"same", b"y": b"same", b"l": Link(b"x"), b"m": Link(b"x")}
+        path = cache.add("a", tree)
+        add(store, cache, path)
+        store.settle()
+        for one, other in (("x", "y"), ("l", "m")):
+            first, second = (store.physical(path) / name for name in (one, other))
+            assert first.lstat().st_ino == second.lstat().st_ino
+        store._writable._links = late
+        blind.close()

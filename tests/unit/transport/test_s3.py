@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -392,3 +393,38 @@ def test_certificates(session: boto3.Session, tmp_path: Path) -> None:
             read(transport, "x")
     assert not caught.value.retryable
     assert "certificate verify failed" in str(caught.value.facts["reason"])
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_the_body_of_an_error_is_not_read_whole(
+    session: boto3.Session, server: LoopbackServer, status: int
+) -> None:
+    server.faults["cache/x"] = Answer(b"x" * (64 * 1024 * 1024), status)
+    url = f"s3://cache?endpoint={server.url}"
+    with closing(connect(url, options=OPTIONS, session=session)) as transport:
+        tracemalloc.start()
+        with pytest.raises(TransportError):
+            read(transport, "x")
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 16 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"Last-Modified": "garbage"},
+        {"x-amz-missing-meta": "abc"},
+        {"x-amz-mp-parts-count": "1e999"},
+    ],
+)
+def test_odd_headers_are_the_remotes_fault(
+    session: boto3.Session, server: LoopbackServer, header: dict[str, str]
+) -> None:
+    server.faults["cache/x"] = Answer(b"data", headers=header)
+    url = f"s3://cache?endpoint={server.url}"
+    with (
+        closing(connect(url, options=OPTIONS, session=session)) as transport,
+        pytest.raises(TransportError, match="malformed answer"),
+    ):
+        read(transport, "x")
