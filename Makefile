@@ -2,7 +2,7 @@
 VENV ?= .venv
 PYTEST ?= $(VENV)/bin/pytest -q -n 2
 
-.PHONY: setup demo test check coverage bench docs fixtures clean
+.PHONY: setup demo test check crash coverage bench docs fixtures clean
 
 setup: $(VENV)/.complete
 
@@ -21,6 +21,9 @@ check: setup
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-cache
+
+crash: setup
+	NIXFETCH_CRASH=full $(VENV)/bin/pytest -q tests/crash
 
 coverage: setup
 	scripts/coverage $(VENV)

@@ -150,6 +150,29 @@ class Context:
         """
         return [self._path(text, caches) for text in texts]
 
+    def known_paths(
+        self, texts: list[str], *, caches: CacheGroup
+    ) -> tuple[list[StorePath], list[NixfetchError]]:
+        """The store paths that the user means, and why the others are none that a cache knows.
+
+        Args:
+            texts: as `paths` takes them.
+            caches: who knows the names that belong to hash parts.
+
+        Raises:
+            UsageError: one is no store path at all.
+        """
+        paths: list[StorePath] = []
+        lost: list[NixfetchError] = []
+        for text in texts:
+            try:
+                paths.append(self._path(text, caches))
+            except UsageError:
+                raise
+            except NixfetchError as error:
+                lost.append(error)
+        return paths, lost
+
     def _path(self, text: str, caches: CacheGroup | None) -> StorePath:
         from nixfetch.formats.storepath import STORE_DIR, StorePath, StorePathError, is_hash_part
         from nixfetch.plan.sources import MissingError

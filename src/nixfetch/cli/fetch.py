@@ -64,7 +64,9 @@ def run(args: argparse.Namespace, context: Context) -> int:
 
     policy = context.policy()
     with context.caches() as caches:
-        paths = context.paths(args.paths, caches=caches)
+        paths, lost = context.known_paths(args.paths, caches=caches)
+        if not paths:
+            raise lost[0]
         _check_roots(args.root, len(paths))
         with _opened(args, context) as store:
             failure = None
@@ -99,6 +101,8 @@ def run(args: argparse.Namespace, context: Context) -> int:
                 # It outranks a root that cannot be made, and a reader of stdout that went away.
                 if failure is not None:
                     raise failure
+    if lost:
+        raise lost[0]
     return 0
 
 

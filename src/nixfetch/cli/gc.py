@@ -53,6 +53,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
     from nixfetch.store.layout import Layout
     from nixfetch.store.reserve import give_up_reserve
 
+    context.output.goes_on = True
     if not args.dry_run:
         give_up_reserve(Layout(Path(context.config.store_root())))
     with existing_store(context, read_only=args.dry_run) as store:

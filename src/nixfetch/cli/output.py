@@ -49,6 +49,9 @@ class Output:
 
     out: BinaryIO | None
     err: BinaryIO | None
+    goes_on: bool = field(default=False, init=False)
+    """Whether a command has more to do than to print: then a reader of stdout that went away is
+    no reason to stop, and what is still printed is dropped."""
     _bar: str = field(default="", init=False)  # what stands in the last line of the terminal
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -128,6 +131,8 @@ class Output:
         if stream is not None:
             _silence(stream)
         if error.errno in _NOBODY_READS:
+            if self.goes_on:
+                return
             raise OutputClosed from error
         raise OutputError("cannot write to stdout", reason=error.strerror) from error
 

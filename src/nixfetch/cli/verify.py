@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, context: Context) -> int:
     from nixfetch.cli.context import UsageError
 
+    context.output.goes_on = True  # the exit code is a verdict, whoever reads the lines
     if args.rebuild_db:
         if args.paths or args.all or args.repair or args.no_contents:
             raise UsageError("--rebuild-db goes with nothing else; verify afterwards")

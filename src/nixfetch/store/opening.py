@@ -43,14 +43,18 @@ def lock_store(layout: Layout) -> int:
         A descriptor; the lock is held until it is closed.
 
     Raises:
-        DiskError: the lock file cannot be made.
+        DiskError: the lock file cannot be made or locked.
     """
     file = layout.database / "big-lock"
     try:
         fd = os.open(file, _LOCK_FILE, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        except BaseException:
+            os.close(fd)
+            raise
     except OSError as error:
         raise disk_error(error, file) from error
-    fcntl.flock(fd, fcntl.LOCK_SH)
     return fd
 
 

@@ -161,3 +161,13 @@ def test_hostile_text_from_a_cache_is_escaped(
     assert ran.code == 4
     assert "\x1b" not in ran.err
     assert "\x07" not in ran.err
+
+
+def test_a_hash_part_that_no_cache_knows_does_not_stop_the_rest(
+    run: Run, closure: dict[str, Any], source: list[str], store: Path
+) -> None:
+    ran = run("fetch", "0" * 32, closure["root"], *source, "--store", store)
+    assert ran.code == 3
+    assert "error: path is in no cache" in ran.err
+    assert ran.out.strip().endswith(Path(closure["root"]).name)
+    assert (store / closure["root"].removeprefix("/")).is_dir()

@@ -173,3 +173,14 @@ def test_secrets_are_blotted_out(text: str, shown_as: str) -> None:
     both.error(text)
     assert err.getvalue().decode() == shown_as + "\n"
     assert shown(text) == shown_as
+
+
+def test_a_command_that_goes_on_does_not_care_who_reads() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb", buffering=0) as stream:
+        output = Output(stream, None)
+        output.goes_on = True
+        output.line("a verdict")
+        output.line("another")
+        assert output.out is None

@@ -442,6 +442,16 @@ def test_room_is_kept_for_the_next_run(garden: Garden, gc: Callable[..., Collect
 
 
 def test_where_no_room_can_be_kept(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from nixfetch.store.layout import Layout\n"
+        "from nixfetch.store.reserve import keep_reserve\n"
+        "Layout(Path(sys.argv[1])).database.mkdir(parents=True)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "keep_reserve(Layout(Path(sys.argv[1])))\n"
+    )
+    python(code, tmp_path / "small")
+    assert entries(Layout(tmp_path / "small").database) == []
     keep_reserve(Layout(tmp_path / "none"))
     layout = Layout(tmp_path)
     layout.reserve.mkdir(parents=True)

@@ -58,7 +58,7 @@ def test_a_crash_before_the_end_changes_nothing(filled: Filled) -> None:
     with pytest.raises(KeyboardInterrupt), rebuilding(Layout(filled.root)):
         raise KeyboardInterrupt
     assert (directory / "db.sqlite").read_bytes() == b"garbage"
-    assert entries(directory) == ["big-lock", "db.sqlite", "schema"]
+    assert entries(directory) == ["big-lock", "db.sqlite", "reserved", "schema"]
 
 
 def test_a_file_system_without_hard_links(tmp_path: Path) -> None:
