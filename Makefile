@@ -2,7 +2,7 @@
 VENV ?= .venv
 PYTEST ?= $(VENV)/bin/pytest -q -n 2
 
-.PHONY: setup demo test check crash coverage bench docs fixtures clean
+.PHONY: setup demo test check crash crash-cut coverage bench docs fixtures clean
 
 setup: $(VENV)/.complete
 
@@ -23,7 +23,10 @@ check: setup
 	$(VENV)/bin/lint-imports --no-cache
 
 crash: setup
-	NIXFETCH_CRASH=full $(VENV)/bin/pytest -q tests/crash
+	NIXFETCH_CRASH=full $(VENV)/bin/pytest -q -m crash tests/crash
+
+crash-cut: setup
+	$(PYTEST) -m crash tests/crash/test_sync_order.py tests/crash/test_full_disks.py tests/crash/test_kills.py
 
 coverage: setup
 	scripts/coverage $(VENV)

@@ -40,11 +40,11 @@ def leftovers(store: LocalStore) -> list[str]:
     # In this order: what is in the making is rooted before it is made, and valid before its
     # root is given up.
     rooted = set(_rooted(store.layout.temp_roots))
-    valid = {path.base for path in store.all_valid()}
+    known = {path.base for path in store.all_valid()} | _OURS
     return sorted(
         name
         for name in names
-        if name not in valid | _OURS
+        if name not in known
         and name[:HASH_LENGTH] not in rooted
         and not is_locked(store.fd, name)
         and not is_locked(store.fd, name + LOCK_SUFFIX)

@@ -1,0 +1,45 @@
+"""What the crash tests share: closures in caches, real Nix as the judge."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from crash.subject import Closure, rounds, small_closure, wide_closure
+from real_nix import real_nix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from real_nix import RealNix
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Closure:
+    return small_closure(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Closure:
+    """24 paths, one of 20 000 files."""
+    return wide_closure(tmp_path_factory.mktemp("wide"), files=rounds(20_000, 1_000))
+
+
+@pytest.fixture(scope="session")
+def flat(tmp_path_factory: pytest.TempPathFactory) -> Closure:
+    """24 paths, one of 500 files: for what is done often."""
+    return wide_closure(tmp_path_factory.mktemp("flat"), files=500)
+
+
+@pytest.fixture
+def nix() -> Iterator[RealNix]:
+    """The judge."""
+    with real_nix("host") as nix:
+        yield nix
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"

@@ -1,0 +1,104 @@
+"""No room on the disk, no inodes, no descriptors: one clear line, and all room given back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from crash import disks
+from crash.subject import FULL, Closure, run, wide_closure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from crash.subject import Ran
+    from real_nix import RealNix
+
+pytestmark = pytest.mark.crash
+
+MIB = 1024 * 1024
+SIZES = range(1, 33) if FULL else (1, 4, 9, 16)  # MiB
+DATABASE_SIZES = range(0, 1025, 32) if FULL else (32, 96, 256)  # KiB
+INODES = range(40, 420, 20) if FULL else (60, 200)
+DESCRIPTORS = range(8, 65) if FULL else (64, 32, 24, 16)
+ALLOWED = MIB  # bytes that a failure may leave: the database
+AMPLE = "size=64m,nr_inodes=20k"
+
+
+@pytest.fixture(scope="session")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Closure:
+    """Files of some bytes: each takes 4 KiB on a disk, and much less in the archive."""
+    return wide_closure(tmp_path_factory.mktemp("crowded"), files=5_000 if FULL else 2_000, paths=3)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_no_room(size: int, crowded: Closure, tmp_path: Path, nix: RealNix) -> None:
+    disks.takes_root()
+    with disks.mounted(tmp_path / "disk", "none", "tmpfs", f"size={size}m") as disk:
+        before = _used(disk)
+        ran = crowded.fetch(disk / "store")
+        if ran.code:
+            _says_what_it_is(ran)
+            assert _used(disk) <= before + ALLOWED
+        disks.call("mount", "-o", f"remount,{AMPLE}", disk)
+        crowded.recovers(disk / "store", nix)
+
+
+@pytest.mark.parametrize("count", INODES)
+def test_no_inodes(count: int, crowded: Closure, tmp_path: Path, nix: RealNix) -> None:
+    disks.takes_root()
+    options = f"size=64m,nr_inodes={count}"
+    with disks.mounted(tmp_path / "disk", "none", "tmpfs", options) as disk:
+        ran = crowded.fetch(disk / "store")
+        assert ran.code
+        _says_what_it_is(ran)
+        assert _used(disk) <= ALLOWED
+        disks.call("mount", "-o", f"remount,{AMPLE}", disk)
+        crowded.recovers(disk / "store", nix)
+
+
+@pytest.mark.parametrize("size", DATABASE_SIZES)
+def test_no_room_for_the_database(
+    size: int, flat: Closure, store: Path, tmp_path: Path, nix: RealNix
+) -> None:
+    disks.takes_root()
+    database = store / "nix/var/nix/db"
+    database.mkdir(parents=True)
+    with disks.mounted(database, "none", "tmpfs", f"size={max(size, 4)}k"):
+        ran = flat.fetch(store)
+        if ran.code:
+            _says_what_it_is(ran)
+        disks.call("mount", "-o", f"remount,{AMPLE}", database)
+        flat.recovers(store, nix)
+
+
+@pytest.mark.parametrize("count", DESCRIPTORS)
+def test_few_descriptors(count: int, flat: Closure, store: Path, nix: RealNix) -> None:
+    if shutil.which("prlimit") is None:
+        pytest.skip("no prlimit")
+    limit = f"--nofile={count}:{count}"
+    ran = run(["prlimit", limit, *flat.command(store, "--jobs", "16")])
+    if ran.code:
+        assert ran.code > 0
+        assert len(ran.errors) == 1, ran.err
+        assert "too many open files" in ran.err.lower() or "unable to open" in ran.err
+    else:
+        flat.is_fetched(store)
+    flat.recovers(store, nix)
+
+
+def _says_what_it_is(ran: Ran) -> None:
+    assert ran.code == 6, ran.err
+    assert len(ran.errors) == 1, ran.err
+    assert "no space left" in ran.err or "the disk is full" in ran.err
+
+
+def _used(disk: Path) -> int:
+    """Bytes in use, but for what a store sets aside for the day on which its disk is full."""
+    status = os.statvfs(disk)
+    reserve = disk / "store/nix/var/nix/db/reserved"
+    set_aside = reserve.stat().st_blocks * 512 if reserve.exists() else 0
+    return (status.f_blocks - status.f_bfree) * status.f_frsize - set_aside

@@ -1,0 +1,136 @@
+"""The power goes: what is on the disk at one moment is all that there is.
+
+An ext4 on an image whose writes bypass the cache of the host; the image is copied in one step,
+which is what a disk looks like after a cut. Mounting the copy replays the journal.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from crash import disks
+from crash.subject import environ, is_sound, rounds
+from crash.supervisor import SUPPORTED, SYNCS, watch
+from nixfetch.store import LocalStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from crash.subject import Closure
+    from real_nix import RealNix
+
+pytestmark = pytest.mark.crash
+
+DISK = 256 * 1024 * 1024  # bytes
+SEED = 5
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Path]:
+    """Where images are; ``blank`` is an empty one."""
+    disks.takes_root()
+    with disks.reflinking(tmp_path / "machine", size=4 * DISK) as folder:
+        disks.blank(folder / "blank", DISK)
+        # Blocks as large as those below: there is no smaller direct write.
+        disks.call("mkfs.ext4", "-q", "-F", "-b", "4096", folder / "blank")
+        yield folder
+
+
+@contextmanager
+def _running(machine: Path) -> Iterator[Path]:
+    """A disk that is in use, ``disk`` of the machine; its mount point."""
+    disk = machine / "disk"
+    disks.clone(machine / "blank", disk)
+    with disks.on_image(disk, machine.with_name("running"), "ext4") as mounted:
+        yield mounted
+
+
+@contextmanager
+def _after_the_cut(machine: Path) -> Iterator[Path]:
+    """What a machine finds that starts again from the image ``cut``."""
+    with disks.on_image(machine / "cut", machine.with_name("restarted"), "ext4") as mounted:
+        yield mounted / "store"
+
+
+def _cut(machine: Path) -> None:
+    disks.clone(machine / "disk", machine / "cut")
+
+
+def test_after_success_all_is_there(machine: Path, flat: Closure, nix: RealNix) -> None:
+    for _ in range(rounds(30, 3)):
+        with _running(machine) as disk:
+            ran = flat.fetch(disk / "store")
+            _cut(machine)
+        assert ran.code == 0, ran.err
+        with _after_the_cut(machine) as store:
+            assert _empty_files(store) == []
+            flat.is_fetched(store)
+            is_sound(store, nix)
+
+
+@pytest.mark.skipif(not SUPPORTED, reason="system calls of this processor are not known here")
+def test_without_syncs_this_test_would_fail(machine: Path, flat: Closure) -> None:
+    with _running(machine) as disk:
+        store = disk / "store"
+        ran = watch(flat.command(store), root=store, calls=SYNCS, pretended=True, environ=environ())
+        _cut(machine)
+    assert ran.code == 0, ran.err
+    with _after_the_cut(machine) as store:
+        assert not (store / "nix/var/nix/db/schema").exists() or _empty_files(store)
+
+
+def test_in_mid_run_what_is_valid_is_whole(machine: Path, flat: Closure, nix: RealNix) -> None:
+    moments = random.Random(SEED)
+    with _running(machine) as disk:
+        began = time.monotonic()
+        flat.fetch(disk / "store")
+        longest = time.monotonic() - began
+    begun = 0
+    for _ in range(rounds(30, 3)):
+        with _running(machine) as disk:
+            _stop_and_cut(machine, flat, disk / "store", moments.uniform(0.1, longest))
+        with _after_the_cut(machine) as store:
+            begun += (store / "nix").exists()
+            _recovers(flat, store, nix)
+    assert begun
+
+
+def _stop_and_cut(machine: Path, closure: Closure, store: Path, seconds: float) -> None:
+    with subprocess.Popen(
+        closure.command(store),
+        env=environ(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGSTOP)
+        _cut(machine)
+        process.kill()
+
+
+def _recovers(closure: Closure, store: Path, nix: RealNix) -> None:
+    """As `Closure.recovers`, but the lists of what was in staging may be lost: a collector's."""
+    is_sound(store, nix, torn_links=True)
+    ran = closure.fetch(store)
+    assert (ran.code, ran.errors) == (0, []), ran.err
+    with LocalStore(store, read_only=True) as opened:
+        assert list(map(str, opened.all_valid())) == list(closure.paths)
+    is_sound(store, nix)
+
+
+def _empty_files(store: Path) -> list[Path]:
+    """Nothing in the closure is empty: these lost their data."""
+    return [
+        file
+        for file in (store / "nix/store").rglob("*")
+        if file.is_file() and not file.is_symlink() and not file.stat().st_size
+    ]
