@@ -19,6 +19,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from nixfetch.errors import StoreError
@@ -187,9 +188,11 @@ def _read(file: Path, *, remove_dead: bool) -> str:
         with open(fd, encoding="ascii", errors="replace", closefd=False) as text:
             return text.read()
     else:
-        if remove_dead and os.path.samestat(os.fstat(fd), file.stat()):
-            file.unlink()
-            os.write(fd, _REMOVED)  # so that who waits for the lock makes a file anew
+        # Gone or another's by now when its writer closed between our open and our lock.
+        with suppress(FileNotFoundError):
+            if remove_dead and os.path.samestat(os.fstat(fd), file.stat()):
+                file.unlink()
+                os.write(fd, _REMOVED)  # so that who waits for the lock makes a file anew
         return ""
     finally:
         os.close(fd)

@@ -244,6 +244,22 @@ def test_temporary_roots_of_the_living(layout: Layout) -> None:
     assert find_temp_roots(layout) == set()
 
 
+def test_a_writer_that_ends_while_its_file_is_looked_at(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = TempRoots(layout)
+    flock = fcntl.flock
+
+    def after_the_writer(fd: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        roots.close()
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", after_the_writer)
+    assert find_temp_roots(layout, remove_dead=True) == set()
+    assert entries(layout.temp_roots) == []
+
+
 def test_temporary_roots_that_cannot_be_read_are_no_roots_we_may_pass_over(layout: Layout) -> None:
     (layout.temp_roots / "12").mkdir()
     with pytest.raises(DiskError):
