@@ -16,9 +16,11 @@ import os
 import re
 import secrets
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nixfetch.store.disk import disk_errors
+from nixfetch.store.links import sole_entry
 from nixfetch.store.locks import LOCK_SUFFIX, remove_stale_lock
 from nixfetch.store.trees import remove_tree
 
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 # Whatever a list says, nothing else than these is removed for it.
-_STAGING = re.compile(r"[0-9a-df-np-sv-z]{32}-nixfetch\.[0-9a-f]{16}\Z")
+_STAGING = re.compile(r"[0-9a-df-np-sv-z]{32}-nixfetch\.[0-9a-f]{16}(?:\.links)?\Z")
+_SHELF = ".links"
 _LOCK = re.compile(rf"[0-9a-df-np-sv-z]{{32}}-[0-9A-Za-z+\-._?=]+{re.escape(LOCK_SUFFIX)}\Z")
 
 
@@ -40,8 +43,13 @@ def staging_name(hash_part: str) -> str:
     return f"{hash_part}-nixfetch.{secrets.token_hex(8)}"
 
 
+def shelf_name(hash_part: str) -> str:
+    """A fresh name for a directory of entries that wait to get into ``.links``; see `offers`."""
+    return staging_name(hash_part) + _SHELF
+
+
 def is_staging_name(name: str) -> bool:
-    """Whether `staging_name` makes such names."""
+    """Whether `staging_name` or `shelf_name` makes such names."""
     return _STAGING.match(name) is not None
 
 
@@ -114,7 +122,10 @@ def _sweep_list(file: Path, store_fd: int, links: Links) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # By the descriptor: its writer may have ended, and removed it, since it was opened.
         with open(fd, encoding="ascii", errors="replace", closefd=False) as text:
-            removed = [_remove(name, store_fd, links) for name in text.read().split("\n")]
+            names = text.read().split("\n")
+        # Shelves first: without them a file has no other link, and need not be read for it.
+        names.sort(key=lambda name: not name.endswith(_SHELF))
+        removed = [_remove(name, store_fd, links) for name in names]
         if None not in removed:
             file.unlink(missing_ok=True)
     except BlockingIOError:  # its writer lives
@@ -132,13 +143,20 @@ def _remove(name: str, store_fd: int, links: Links) -> bool | None:
         if not is_staging_name(name):
             return False
         os.stat(name, dir_fd=store_fd, follow_symlinks=False)
-        remove_tree(store_fd, name.encode(), farewell=links.withdraw)
+        farewell = None if name.endswith(_SHELF) else partial(_withdraw, links)
+        remove_tree(store_fd, name.encode(), farewell=farewell)
     except FileNotFoundError:
         return False
     except OSError as error:
         _log.warning("cannot remove %s, left behind by a dead process: %s", name, error)
         return None
     return True
+
+
+def _withdraw(links: Links, dir_fd: int, name: bytes) -> None:
+    entry = sole_entry(dir_fd, name)
+    if entry is not None:
+        links.withdraw(entry)
 
 
 def _own_file(directory: Path) -> tuple[Path, int]:

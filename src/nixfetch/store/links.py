@@ -16,11 +16,11 @@ import errno
 import hashlib
 import logging
 import os
-import secrets
 import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from nixfetch import kernel
 from nixfetch.formats import base32
 from nixfetch.formats.nar import wire
 
@@ -35,7 +35,7 @@ FILE_MODE, PROGRAM_MODE = 0o444, 0o555
 # What linking may fail with for reasons of the file system, not of ours: too many links of one
 # inode, another file system (as between the layers of overlayfs), links forbidden, no room in
 # the directory, gone meanwhile.
-_TOLERATED = frozenset(
+TOLERATED = frozenset(
     {errno.EMLINK, errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EDQUOT, errno.ENOENT}
 )
 
@@ -63,29 +63,66 @@ class Shape(NamedTuple):
         return base32.encode(hasher.digest())
 
 
+class Entry(NamedTuple):
+    """What a file is called by its content, and which inode it is."""
+
+    name: str
+    status: os.stat_result
+
+    def remove_from(self, links_fd: int) -> bool:
+        """Remove it from a directory of such entries, if it is in there; whether it was."""
+        try:
+            if not os.path.samestat(
+                os.stat(self.name, dir_fd=links_fd, follow_symlinks=False), self.status
+            ):
+                return False
+            os.unlink(self.name, dir_fd=links_fd)
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def sole_entry(dir_fd: int, name: bytes) -> Entry | None:
+    """The entry that a file of a tree would have, if that is its only other link.
+
+    Args:
+        dir_fd: the directory of the file.
+        name: the file, a link, or a directory, which has none.
+    """
+    status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    if status.st_nlink != 2:  # noqa: PLR2004 - itself and its entry; more: others use it
+        return None
+    if stat.S_ISLNK(status.st_mode):
+        return Entry(symlink_name(os.readlink(name, dir_fd=dir_fd)), status)
+    if stat.S_ISREG(status.st_mode):
+        return Entry(_content_of(dir_fd, name, status), status)
+    return None
+
+
 def symlink_name(target: bytes) -> str:
     """The name of a symbolic link to `target`."""
     nar = wire.MAGIC + wire.SYMLINK + wire.string(target) + wire.CLOSE
     return base32.encode(hashlib.sha256(nar).digest())
 
 
+def open_links(store_fd: int) -> int:
+    """Open ``.links`` in the store directory `store_fd`; make it when it is missing.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    with suppress(FileExistsError):
+        os.mkdir(_NAME, 0o755, dir_fd=store_fd)
+    return os.open(_NAME, _DIRECTORY, dir_fd=store_fd)
+
+
 class Links:
     """The ``.links`` of one store. Safe to share among threads and processes."""
 
-    def __init__(self, store_fd: int) -> None:
-        """Open it in the store directory `store_fd`; make it when it is missing.
-
-        Raises:
-            OSError: it cannot be.
-        """
-        with suppress(FileExistsError):
-            os.mkdir(_NAME, 0o755, dir_fd=store_fd)
-        self.fd = os.open(_NAME, _DIRECTORY, dir_fd=store_fd)
+    def __init__(self, fd: int) -> None:
+        """Use the directory `fd`, which stays the caller's."""
+        self.fd = fd
         self._owner = os.geteuid()
-
-    def close(self) -> None:
-        """Let go of the directory."""
-        os.close(self.fd)
 
     def take_file(self, name: str, shape: Shape, *, dir_fd: int, target: bytes) -> bool:
         """Make `target` in `dir_fd` one more link of the file `name`, if there is a good one.
@@ -122,61 +159,31 @@ class Links:
             return False
         return self._link(name, dir_fd, target)
 
-    def give(self, name: str, *, dir_fd: int, source: bytes) -> bool:
-        """Let others link to `source` in `dir_fd`, whose content is called `name`.
+    def publish(self, name: str, source_fd: int) -> None:
+        """Move the entry `name` of the directory `source_fd` here, unless there is one.
 
-        Returns:
-            False when somebody was faster: there is an entry, and `source` is none of its links.
+        Raises:
+            OSError: for reasons that are not the file system's; where they are, it stays there.
         """
         try:
-            os.link(source, name, src_dir_fd=dir_fd, dst_dir_fd=self.fd, follow_symlinks=False)
+            kernel.rename_noreplace(
+                name.encode(), name.encode(), src_dir_fd=source_fd, dst_dir_fd=self.fd
+            )
         except FileExistsError:
-            return False
+            return
+        except kernel.UnsupportedError:
+            with suppress(FileExistsError):
+                os.link(name, name, src_dir_fd=source_fd, dst_dir_fd=self.fd, follow_symlinks=False)
         except OSError as error:
-            if error.errno not in _TOLERATED:
+            if error.errno not in TOLERATED:
                 raise
-        return True
 
-    def replace_file(self, name: str, shape: Shape, *, dir_fd: int, target: bytes) -> bool:
-        """Put a link of the file `name` in the place of `target`, which has the same content.
+    def withdraw(self, entry: Entry) -> bool:
+        """Take back the entry of a file that goes before it was ever used; whether it was here.
 
-        Returns:
-            Whether there was a good one. If not, `target` is what it was.
+        Without it, the parts of archives that turn out bad would pile up.
         """
-        fresh = _fresh_name()
-        if not self.take_file(name, shape, dir_fd=dir_fd, target=fresh):
-            return False
-        os.rename(fresh, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
-        return True
-
-    def replace_symlink(self, name: str, goal: bytes, *, dir_fd: int, target: bytes) -> None:
-        """The same for a symbolic link to `goal`."""
-        fresh = _fresh_name()
-        if self.take_symlink(name, goal, dir_fd=dir_fd, target=fresh):
-            os.rename(fresh, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
-
-    def withdraw(self, dir_fd: int, name: bytes) -> None:
-        """Take back what `give` gave of a file that goes before it was ever used.
-
-        Without it, the parts of archives that turn out bad would pile up here.
-
-        Args:
-            dir_fd: the directory of the file.
-            name: the file, a link, or a directory, of which nothing was given.
-        """
-        status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-        if status.st_nlink != 2:  # noqa: PLR2004 - itself and its entry; more: others use it
-            return
-        if stat.S_ISLNK(status.st_mode):
-            content = symlink_name(os.readlink(name, dir_fd=dir_fd))
-        elif stat.S_ISREG(status.st_mode):
-            content = _content_of(dir_fd, name, status)
-        else:
-            return
-        entry = self._status(content)
-        if entry is not None and os.path.samestat(entry, status):
-            with suppress(FileNotFoundError):
-                os.unlink(content, dir_fd=self.fd)
+        return entry.remove_from(self.fd)
 
     def _status(self, name: str) -> os.stat_result | None:
         try:
@@ -188,7 +195,7 @@ class Links:
         try:
             os.link(name, target, src_dir_fd=self.fd, dst_dir_fd=dir_fd, follow_symlinks=False)
         except OSError as error:
-            if error.errno not in _TOLERATED:
+            if error.errno not in TOLERATED:
                 raise
             return False
         return True
@@ -211,7 +218,3 @@ def _content_of(dir_fd: int, name: bytes, status: os.stat_result) -> str:
     finally:
         os.close(fd)
     return shape.name(hasher)
-
-
-def _fresh_name() -> bytes:
-    return b".%s" % secrets.token_hex(8).encode()

@@ -17,7 +17,7 @@ from nixfetch.store import journal
 from nixfetch.store.database import Database
 from nixfetch.store.disk import disk_errors
 from nixfetch.store.layout import Layout
-from nixfetch.store.links import Links
+from nixfetch.store.links import Links, open_links
 from nixfetch.store.opening import lock_store, make_directories
 from nixfetch.store.refusals import refuse_to_forget
 from nixfetch.store.replacing import Replacement, replacing
@@ -103,7 +103,7 @@ class LocalStore:
             stack.callback(self._database.close)
             if not read_only:
                 with disk_errors(self.layout.store / ".links"):
-                    links = Links(self._fd)
+                    links = Links(open_links(self._fd))
                 stack.callback(self._let_go, links.fd)
                 journal.sweep(self.layout.inflight, self._fd, links)
                 self._staging = Staging(

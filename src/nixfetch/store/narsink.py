@@ -13,7 +13,7 @@ from nixfetch.store.restore import Restorer
 
 if TYPE_CHECKING:
     from nixfetch.plan.trust import Trusted
-    from nixfetch.store.links import Links
+    from nixfetch.store.offers import Offers
 
 
 class ContentMismatchError(TrustError):
@@ -29,7 +29,7 @@ class NarSink:
         parent_fd: int,
         name: bytes,
         *,
-        links: Links | None = None,
+        links: Offers | None = None,
         max_depth: int = wire.MAX_DEPTH,
     ) -> None:
         """Unpack to `name` in the directory `parent_fd`; link what `links` has already.

@@ -29,7 +29,7 @@ from nixfetch.store import journal
 from nixfetch.store.database import Database
 from nixfetch.store.disk import disk_errors
 from nixfetch.store.journal import is_staging_name
-from nixfetch.store.links import Links
+from nixfetch.store.links import Links, open_links
 from nixfetch.store.local import NotAStoreError
 from nixfetch.store.locks import LOCK_SUFFIX
 from nixfetch.store.opening import make_directories
@@ -145,8 +145,10 @@ def rebuilding(layout: Layout, *, now: Callable[[], float] = time.time) -> Itera
         with disk_errors(layout.store):
             fd = os.open(layout.store, _DIRECTORY)
         stack.callback(os.close, fd)
-        with disk_errors(layout.store), closing(Links(fd)) as links:
-            journal.sweep(layout.inflight, fd, links)
+        with disk_errors(layout.store):
+            links = open_links(fd)
+        stack.callback(os.close, links)
+        journal.sweep(layout.inflight, fd, Links(links))
         trees = _trees(layout.store)
         place = stack.enter_context(_place(layout.database))
         copy = _copy(layout.database, place)

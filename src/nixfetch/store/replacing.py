@@ -7,13 +7,11 @@ Files of the old tree that are shared and bad are told: other paths have them to
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nixfetch.errors import facts
-from nixfetch.store.checkedlinks import CheckedLinks
 from nixfetch.store.disk import disk_errors
 from nixfetch.store.inodes import bad_inodes
 from nixfetch.store.narsink import NarSink
@@ -40,9 +38,13 @@ class Replacement:
 def replacing(staging: Staging, trusted: Trusted) -> Iterator[Replacement]:
     """See `LocalStore.replacing`."""
     path = trusted.info.path
-    with facts(path=path), staging.unpacking(path) as name, _checked_links(staging) as links:
+    with facts(path=path), staging.unpacking(path) as name:
         sink = NarSink(
-            trusted, staging.store_fd, name.encode(), links=links, max_depth=staging.max_depth
+            trusted,
+            staging.store_fd,
+            name.encode(),
+            links=staging.offers(path, checked=True),
+            max_depth=staging.max_depth,
         )
         try:
             replacement = Replacement(sink)
@@ -54,16 +56,3 @@ def replacing(staging: Staging, trusted: Trusted) -> Iterator[Replacement]:
             shared = bad_inodes(staging.store_fd, path.base.encode(), name.encode())
         replacement.shared.update(shared)
         staging.exchange(name, path)
-
-
-@contextmanager
-def _checked_links(staging: Staging) -> Iterator[CheckedLinks | None]:
-    if staging.links is None:
-        yield None
-        return
-    with disk_errors(".links"):
-        links = CheckedLinks(staging.store_fd)
-    try:
-        yield links
-    finally:
-        os.close(links.fd)

@@ -4,7 +4,7 @@ Everything is made relative to a directory descriptor, exclusively and without f
 links, in its final mode and with mtime 1, in four system calls a file (open, write, utimensat,
 close). A directory is private (0700) until it is complete.
 
-With `Links`, what is there already under the same content becomes a link. A file of up to
+With `Offers`, what is there already under the same content becomes a link. A file of up to
 `_SMALL` bytes is held back until its content is known, so that it is linked and never written;
 a larger one is written first, and gives way to the link then.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nixfetch.formats.hashes import Hasher
-    from nixfetch.store.links import Links
+    from nixfetch.store.offers import Offers
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = 0o555
@@ -44,7 +44,7 @@ class NameCollisionError(DiskError):
 class Restorer:
     """Builds one tree under a name of its own."""
 
-    def __init__(self, parent_fd: int, name: bytes, *, links: Links | None = None) -> None:
+    def __init__(self, parent_fd: int, name: bytes, *, links: Offers | None = None) -> None:
         """Build `name` in the directory `parent_fd`, which stays the caller's.
 
         Args:

@@ -3,6 +3,7 @@
     adding(trusted)      bytes -> a finished tree in staging, beside its final name
     settle()             finished trees whose references are valid, or settle with them:
                            data to disk -> rename -> directory to disk -> database commit
+                           -> new files into `.links`
 
 A crash before the commit leaves trees that no row names: garbage, to Nix and to us, and named in
 the journal. A crash after it finds everything on disk. Staging names are store-path-shaped and
@@ -29,12 +30,15 @@ from nixfetch import kernel
 from nixfetch.errors import facts
 from nixfetch.plan.readiness import Readiness
 from nixfetch.store import locks
+from nixfetch.store.checkedlinks import CheckedLinks
 from nixfetch.store.database import Registration
 from nixfetch.store.derivation import outputs_of
 from nixfetch.store.disk import disk_error, disk_errors
 from nixfetch.store.exchange import exchange
 from nixfetch.store.journal import Journal, staging_name
+from nixfetch.store.links import sole_entry
 from nixfetch.store.narsink import NarSink
+from nixfetch.store.offers import Offers
 from nixfetch.store.temproots import StoreClosedError, TempRoots
 from nixfetch.store.trees import remove_tree
 
@@ -83,6 +87,7 @@ class Staging:
         self._dedup = dedup
         self._durable = durable
         self._max_depth = max_depth
+        self._offers: dict[bool, Offers] = {}  # by whether `.links` is read before it is believed
         self._settling = threading.Lock()
         self._staged: dict[StorePath, _Staged] = {}
         self._readiness = Readiness()
@@ -109,6 +114,9 @@ class Staging:
         """
         with self._settling, self._locking:
             self._closed = True
+        # First of all: without a shelf files have no other link, and need not be read for it.
+        for offers in self._offers.values():
+            self._stuck |= not offers.close()
         self.abandon()
         clean = not self._unpacking
         while self._unpacking:
@@ -190,7 +198,7 @@ class Staging:
                 trusted,
                 self._fd,
                 name.encode(),
-                links=self._links if self._dedup else None,
+                links=self.offers(path),
                 max_depth=self._max_depth,
             )
             self._unpacking.add(name)
@@ -214,10 +222,11 @@ class Staging:
             batch = [self._staged[path] for path in self._readiness.ready() if path in self._staged]
             if not batch:
                 return []
+            self._turn_over()
             if self._durable:
-                with disk_errors(self._layout.store):
-                    kernel.syncfs(self._fd)
+                self._sync()
             self._register(batch)
+            self._publish()
             settled = [staged.trusted.info.path for staged in batch]
             for path in settled:
                 del self._staged[path]
@@ -231,10 +240,27 @@ class Staging:
     def abandon(self) -> None:
         """Remove everything that is still in staging."""
         with self._settling:
-            while self._staged:
-                path, staged = self._staged.popitem()
-                self._remove(staged.name)
-                self.unlock(path)
+            self._abandon()
+
+    def _abandon(self) -> None:
+        while self._staged:
+            path, staged = self._staged.popitem()
+            self._remove(staged.name)
+            self.unlock(path)
+
+    def _sync(self) -> None:
+        """See to it that all that was written is on disk.
+
+        After a failure nobody can say what is, and asking again would say yes: the trees go.
+        """
+        try:
+            with disk_errors(self._layout.store):
+                kernel.syncfs(self._fd)
+        except BaseException:
+            with self._locking:
+                self._closed = True
+            self._abandon()
+            raise
 
     def _stage(self, trusted: Trusted, name: str) -> None:
         """Let a finished tree wait for `settle`."""
@@ -322,7 +348,7 @@ class Staging:
         What cannot be removed stays in the journal: whoever opens the store next tries again.
         """
         try:
-            remove_tree(self._fd, name.encode(), farewell=self._links.withdraw)
+            remove_tree(self._fd, name.encode(), farewell=self._withdraw)
         except OSError as error:
             self._stuck = True
             _log.warning("cannot remove %s: %s", self._layout.store / name, error)
@@ -348,8 +374,10 @@ class Staging:
                 raise StoreClosedError(
                     "the store was closed meanwhile", file=str(self._layout.root)
                 )
+            self._turn_over()
             with disk_errors(self._layout.store / path.base):
                 exchange(self._fd, name.encode(), path.base.encode())
+            self._publish()
         try:
             # No farewell: it reads files, and these may be what the disk has lost.
             remove_tree(self._fd, name.encode())
@@ -362,10 +390,43 @@ class Staging:
         """The store directory."""
         return self._fd
 
-    @property
-    def links(self) -> Links | None:
-        """Where equal files are looked for, if they are."""
-        return self._links if self._dedup else None
+    def offers(self, path: StorePath, *, checked: bool = False) -> Offers | None:
+        """Where a tree of `path`, a temporary root, looks for equal files, if it does.
+
+        Args:
+            path: the path.
+            checked: read entries of ``.links`` before they are believed.
+        """
+        if not self._dedup:
+            return None
+        with self._locking:
+            if checked not in self._offers:
+                self._offers[checked] = Offers(
+                    self._fd,
+                    CheckedLinks(self._links.fd) if checked else self._links,
+                    path.hash_part,
+                    announce=self.journal.add,
+                )
+            return self._offers[checked]
+
+    def _turn_over(self) -> None:
+        """Let new files wait for `_publish`; then see to it that they get to disk."""
+        for offers in list(self._offers.values()):
+            offers.turn_over()
+
+    def _publish(self) -> None:
+        """Put the files that wait into ``.links``."""
+        for offers in list(self._offers.values()):
+            offers.publish()
+
+    def _withdraw(self, dir_fd: int, name: bytes) -> None:
+        """Take back what was offered of a file that goes."""
+        entry = sole_entry(dir_fd, name)
+        if entry is not None:
+            for offers in self._offers.values():
+                if offers.withdraw(entry):
+                    return
+            self._links.withdraw(entry)
 
     @property
     def max_depth(self) -> int:

@@ -80,8 +80,8 @@ def entries(path: Path) -> list[str]:
 
 
 def trees(path: Path) -> list[str]:
-    """The same without the locks of paths."""
-    return [name for name in entries(path) if not name.endswith(".lock")]
+    """The same without the locks of paths, and the shelves of a store that is open."""
+    return [name for name in entries(path) if not name.endswith((".lock", ".links"))]
 
 
 def descriptors() -> list[str]:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,8 +9,9 @@ from filled_store import damage
 from nixfetch.formats.hashes import sha256
 from nixfetch.store.checkedlinks import CheckedLinks, content_name
 from nixfetch.store.disk import DiskError
+from nixfetch.store.offers import Offers
 from nixfetch.store.restore import Restorer
-from simulated_cache import Executable, Link, tree_events, tree_nar
+from simulated_cache import Executable, Link, store_path, tree_events, tree_nar
 from unit.store.disk_trees import directory, entries, read_tree
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from simulated_cache import Tree
 
+HASH_PART = store_path("a").hash_part
 TREE: Tree = {
     b"file": b"contents",
     b"program": Executable(b"contents"),
@@ -29,13 +30,18 @@ TREE: Tree = {
 
 
 def unpack(place: Path, name: str) -> Path:
-    with directory(place) as fd, closing(CheckedLinks(fd)) as links:
-        restorer = Restorer(fd, name.encode(), links=links)
+    (place / ".links").mkdir(exist_ok=True)
+    with directory(place) as fd, directory(place / ".links") as links:
+        offers = Offers(fd, CheckedLinks(links), HASH_PART, announce=lambda _: None)
+        restorer = Restorer(fd, name.encode(), links=offers)
         try:
             for event in tree_events(TREE):
                 restorer.apply(event)
         finally:
             restorer.close()
+        offers.turn_over()
+        offers.publish()
+        assert offers.close()
     return place / name
 
 

@@ -12,7 +12,7 @@ from nixfetch.formats.nar import NarError
 from nixfetch.formats.narinfo import NarInfo
 from nixfetch.store import ContentMismatchError, LocalStore
 from simulated_cache import KEY, POLICY, SimulatedCache, store_path
-from unit.store.disk_trees import descriptors, entries
+from unit.store.disk_trees import descriptors, entries, trees
 from unit.store.hostile_nars import HOSTILE, OUTSIDE, cuts
 
 if TYPE_CHECKING:
@@ -29,6 +29,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStore]:
     (top / "outside").mkdir()
     with LocalStore(top / "root") as store:
         assert (store.layout.store / "x").joinpath(OUTSIDE.decode()).parent.resolve() == top
+        cache = SimulatedCache()  # so that the shelf of new files is there, before and after
+        feed(
+            store,
+            cache.trusted(path := cache.add("good", b"")),
+            [cache.objects[cache.nar_name(path)]],
+        )
+        store.abandon()
         yield store
 
 
@@ -56,7 +63,7 @@ def test_nothing_is_left(store: LocalStore, name: str, size: int) -> None:
     expected = ContentMismatchError if name == "empty-input" else NarError
     assert isinstance(caught.value, expected)
     assert caught.value.facts["path"] == PATH
-    assert entries(store.layout.store) == []
+    assert trees(store.layout.store) == []
     assert entries(store.root.parent) == ["outside", "root"]
     assert entries(store.root.parent / "outside") == []
     assert store.settle() == []

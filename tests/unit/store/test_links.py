@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 import places
+from nixfetch import kernel
 from nixfetch.formats import base32
 from nixfetch.store import ContentMismatchError, LocalStore
-from nixfetch.store.links import Links, Shape, symlink_name
-from simulated_cache import Executable, Link, SimulatedCache, tree_nar
+from nixfetch.store.links import Links, Shape, open_links, symlink_name
+from nixfetch.store.offers import Offers
+from simulated_cache import Executable, Link, SimulatedCache, store_path, tree_nar
+from unit.store.disk_trees import directory
 from unit.store.test_local import add
 
 if TYPE_CHECKING:
@@ -148,46 +151,77 @@ def test_files_of_another_owner_are_left_alone(store: LocalStore) -> None:
 def test_a_file_with_all_the_links_it_can_have(memory_path: Path) -> None:
     # tmpfs has no limit within reach: the store's own call is made to fail as ext4's would.
     with LocalStore(memory_path) as store:
-        links = store._writable._links
 
-        class Full(Links):
-            def _link(self, name: str, dir_fd: int, target: bytes) -> bool:
+        class Full(Offers):
+            def _take(self, name: str, dir_fd: int, target: bytes) -> bool:
                 return False
 
-        full = Full(store.fd)
-        store._writable._links = full
-        cache = SimulatedCache()
+        staging, cache = store._writable, SimulatedCache()
         path = cache.add("a", {b"x": b"same", b"y": b"same"})
+        staging._offers[False] = Full(
+            store.fd, staging._links, path.hash_part, announce=staging.journal.add
+        )
         add(store, cache, path)
         store.settle()
         assert (store.physical(path) / "y").read_bytes() == b"same"
-        store._writable._links = links
-        full.close()
+        assert (store.physical(path) / "y").stat().st_nlink == 1
 
 
 def test_no_links_across_file_systems(tmp_path: Path, memory_path: Path) -> None:
-    store_fd = os.open(memory_path, os.O_RDONLY)
-    elsewhere = os.open(tmp_path, os.O_RDONLY)
-    links = Links(store_fd)
-    try:
-        if os.fstat(store_fd).st_dev == os.fstat(elsewhere).st_dev:
+    with directory(memory_path) as fd, directory(tmp_path) as elsewhere:
+        if os.fstat(fd).st_dev == os.fstat(elsewhere).st_dev:
             pytest.skip("only an ordinary user of two file systems can see this")
         (tmp_path / "x").write_bytes(b"")
-        links.give("name", dir_fd=elsewhere, source=b"x")
-        assert places.names(memory_path / ".links") == []
-    finally:
-        links.close()
-        os.close(store_fd)
-        os.close(elsewhere)
+        offers = Offers(fd, Links(elsewhere), store_path("a").hash_part, announce=lambda _: None)
+        assert offers.give("name", dir_fd=elsewhere, source=b"x")
+        assert not offers.take_file(
+            "name", Shape(0, executable=False), dir_fd=elsewhere, target=b"y"
+        )
+        (memory_path / "z").write_bytes(b"")
+        offers.give("z", dir_fd=fd, source=b"z")
+        offers.turn_over()
+        offers.publish()
+        assert places.names(tmp_path) == ["x"]
+        assert offers.close()
+        assert places.names(memory_path) == ["z"]
 
 
 def test_a_failure_that_is_ours_is_not_hidden(memory_path: Path) -> None:
-    store_fd = os.open(memory_path, os.O_RDONLY)
-    links = Links(store_fd)
-    links.close()
-    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
-        links.take_file("name", Shape(0, executable=False), dir_fd=store_fd, target=b"x")
-    os.close(store_fd)
+    with directory(memory_path) as fd:
+        links = Links(open_links(fd))
+        os.close(links.fd)
+        with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+            links.take_file("name", Shape(0, executable=False), dir_fd=fd, target=b"x")
+
+
+def test_nothing_is_published_before_it_is_on_disk(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = SimulatedCache()
+    path, other = cache.add("a", {b"x": b"same"}), cache.add("b", {b"x": b"same"})
+    add(store, cache, path, other)
+    assert links_of(store) == {}
+    published_at_sync = []
+    monkeypatch.setattr(kernel, "syncfs", lambda _: published_at_sync.append(links_of(store)))
+    store.settle()
+    assert published_at_sync == [{}]
+    assert set(links_of(store)) == {nix_name(b"same")}
+    assert (store.physical(path) / "x").stat().st_nlink == 3
+
+
+def test_what_comes_while_data_goes_to_disk_waits_for_the_next_time(store: LocalStore) -> None:
+    cache = SimulatedCache()
+    one, two = cache.add("one", {b"x": b"one"}), cache.add("two", {b"x": b"two", b"y": b"one"})
+    add(store, cache, one)
+    offers = store._writable._offers[False]
+    offers.turn_over()
+    with store.adding(cache.trusted(two)) as sink:
+        sink.write(cache.objects[cache.nar_name(two)])
+        offers.publish()
+    assert set(links_of(store)) == {nix_name(b"one")}
+    assert set(store.settle()) == {one, two}
+    assert set(links_of(store)) == {nix_name(b"one"), nix_name(b"two")}
+    assert (store.physical(two) / "y").samefile(store.physical(one) / "x")
 
 
 def test_what_a_bad_archive_brought_is_taken_back(store: LocalStore) -> None:
@@ -207,9 +241,8 @@ def test_what_a_bad_archive_brought_is_taken_back(store: LocalStore) -> None:
 def test_who_comes_second_gives_way(memory_path: Path) -> None:
     # Both looked before either had given: the second finds the entry when it gives its own.
     with LocalStore(memory_path) as store:
-        late = store._writable._links
 
-        class Blind(Links):
+        class Blind(Offers):
             def take_file(self, name: str, shape: Shape, *, dir_fd: int, target: bytes) -> bool:
                 fresh = target.startswith(b".")
                 return fresh and super().take_file(name, shape, dir_fd=dir_fd, target=target)
@@ -218,15 +251,14 @@ def test_who_comes_second_gives_way(memory_path: Path) -> None:
                 fresh = target.startswith(b".")
                 return fresh and super().take_symlink(name, goal, dir_fd=dir_fd, target=target)
 
-        blind = Blind(store.fd)
-        store._writable._links = blind
-        cache = SimulatedCache()
+        staging, cache = store._writable, SimulatedCache()
         tree: Tree = {b"x": b"same", b"y": b"same", b"l": Link(b"x"), b"m": Link(b"x")}
         path = cache.add("a", tree)
+        staging._offers[False] = Blind(
+            store.fd, staging._links, path.hash_part, announce=staging.journal.add
+        )
         add(store, cache, path)
         store.settle()
         for one, other in (("x", "y"), ("l", "m")):
             first, second = (store.physical(path) / name for name in (one, other))
             assert first.lstat().st_ino == second.lstat().st_ino
-        store._writable._links = late
-        blind.close()

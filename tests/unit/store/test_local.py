@@ -76,7 +76,7 @@ def files(top: Path) -> dict[str, bytes]:
 
 
 def nothing_in(store: LocalStore) -> bool:
-    return not entries(store.layout.store) and not store.all_valid() and not store.unsettled()
+    return not trees(store.layout.store) and not store.all_valid() and not store.unsettled()
 
 
 # Opening and closing.
@@ -399,6 +399,8 @@ def test_leaving_by_an_exception_leaves_nothing(
     store: LocalStore, cache: SimulatedCache, at: int
 ) -> None:
     path = cache.add("a", SAMPLE)
+    add(store, cache, cache.add("first", b""))  # so that the shelf of new files is there
+    store.abandon()
     before = descriptors()
     with pytest.raises(KeyboardInterrupt):
         feed(store, cache.trusted(path), interrupted(cuts(tree_nar(SAMPLE), 400)[:at]))
@@ -406,6 +408,8 @@ def test_leaving_by_an_exception_leaves_nothing(
     assert descriptors() == before
     add(store, cache, path)
     assert store.settle() == [path]
+    store.close()
+    assert entries(store.layout.store) == [path.base]
 
 
 # Closing early.
@@ -505,7 +509,7 @@ def test_what_cannot_be_removed_is_logged(
         os.close(staging._fd)
         staging._fd = fd
     assert "cannot remove" in caplog.text
-    assert entries(store.layout.store) == [staged]
+    assert trees(store.layout.store) == [staged]
 
 
 # The rest.
