@@ -64,6 +64,46 @@ def make(directory: Path, profile: Profile, compression: str) -> list[StorePath]
     return paths
 
 
+def make_versions(directory: Path, compression: str, *, changed: float = 0.02) -> list[StorePath]:
+    """Write a cache of two versions of one closure of 5 000 files; gives the root of each.
+
+    Every path of the second has another hash, as after a rebuild.
+
+    Args:
+        directory: of the cache.
+        compression: zstd or none.
+        changed: the share of files that differ between the two.
+    """
+    (directory / "nar").mkdir(parents=True)
+    (directory / "nix-cache-info").write_text("StoreDir: /nix/store\nPriority: 30\n")
+    roots = []
+    for version in (1, 2):
+        below: list[StorePath] = []
+        for number in range(10):
+            digest = hashlib.sha256(b"version %d of %d" % (version, number)).digest()[:20]
+            path = StorePath.parse(f"{base32.encode(digest)}-bench-{number}-{version}")
+            writer = NarWriter()
+            events = _version(number, version, changed)
+            nar = b"".join(writer.apply(event) for event in events)
+            _publish(directory, path, nar, tuple(sorted(below)), compression)
+            below.append(path)
+        roots.append(below[-1])
+    return roots
+
+
+def _version(number: int, version: int, changed: float) -> Iterator[Event]:
+    yield Directory(b"")
+    for file in range(500):
+        first = random.Random(f"{number} {file}")
+        differs = first.random() < changed
+        random_ = random.Random(f"{number} {file} {version if differs else 1}")
+        data = random_.randbytes(random_.randint(500, 40_000))
+        yield Regular(b"f%05d" % file, len(data), executable=False, offset=0)
+        yield Contents(memoryview(data))
+        yield End()
+    yield End()
+
+
 def _publish(
     directory: Path, path: StorePath, nar: bytes, references: tuple[StorePath, ...], codec: str
 ) -> None:

@@ -45,7 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, _disk(Path(scratch) / "disk") as disk:
         cache = Path(scratch) / "cache"
         paths = corpus.make(cache, profile, args.compression)
-        with _serving(cache) as url:
+        with serving(cache) as url:
             contenders = _contenders(url, str(paths[-1]), shlex_nix(args.nix))
             runs = _race(contenders, disk, args.rounds)
         size = sum(file.stat().st_size for file in cache.glob("nar/*"))
@@ -141,7 +141,7 @@ def _report(args: argparse.Namespace, runs: dict[str, list[Run]], *, paths: int,
 
 
 @contextmanager
-def _serving(cache: Path) -> Iterator[str]:
+def serving(cache: Path) -> Iterator[str]:
     """The cache over HTTP: by nginx where it is there, lest Python's server be what is measured."""
     nginx = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if nginx is None:
