@@ -43,10 +43,22 @@ if TYPE_CHECKING:
         Transport,
         TransportOptions,
     )
+    from nixfetch.verify import (
+        BadLink,
+        Rebuilt,
+        Verdict,
+        leftovers,
+        rebuild_database,
+        repair_links,
+        repair_paths,
+        verify_links,
+        verify_paths,
+    )
 
 _HOMES = {
     "STORE_DIR": "nixfetch.formats.storepath",
     "AuthenticationError": "nixfetch.transport",
+    "BadLink": "nixfetch.verify",
     "BinaryCache": "nixfetch.cache",
     "Body": "nixfetch.transport",
     "CacheGroup": "nixfetch.cache",
@@ -64,6 +76,7 @@ _HOMES = {
     "PathReport": "nixfetch.fetch",
     "PublicKey": "nixfetch.formats.signing",
     "Range": "nixfetch.transport",
+    "Rebuilt": "nixfetch.verify",
     "Registration": "nixfetch.store",
     "Report": "nixfetch.fetch",
     "RetrySchedule": "nixfetch.plan.retry",
@@ -81,16 +94,24 @@ _HOMES = {
     "TrustError": "nixfetch.errors",
     "TrustPolicy": "nixfetch.plan.trust",
     "Trusted": "nixfetch.plan.trust",
+    "Verdict": "nixfetch.verify",
     "collect": "nixfetch.store.collect",
     "fetch_closure": "nixfetch.fetch",
+    "leftovers": "nixfetch.verify",
     "open_caches": "nixfetch.config.caches",
     "progress": "nixfetch.fetch",
+    "rebuild_database": "nixfetch.verify",
+    "repair_links": "nixfetch.verify",
+    "repair_paths": "nixfetch.verify",
+    "verify_links": "nixfetch.verify",
+    "verify_paths": "nixfetch.verify",
 }
 """Public names, and the modules that have them."""
 
 __all__ = (
     "STORE_DIR",
     "AuthenticationError",
+    "BadLink",
     "BinaryCache",
     "Body",
     "CacheGroup",
@@ -108,6 +129,7 @@ __all__ = (
     "PathReport",
     "PublicKey",
     "Range",
+    "Rebuilt",
     "Registration",
     "Report",
     "RetrySchedule",
@@ -125,10 +147,17 @@ __all__ = (
     "TrustError",
     "TrustPolicy",
     "Trusted",
+    "Verdict",
     "collect",
     "fetch_closure",
+    "leftovers",
     "open_caches",
     "progress",
+    "rebuild_database",
+    "repair_links",
+    "repair_paths",
+    "verify_links",
+    "verify_paths",
 )
 
 

@@ -118,7 +118,7 @@ def run(command: list[str | Path]) -> Ran:
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
-def is_sound(store: Path, nix: RealNix, *, torn_links: bool = False) -> None:
+def is_sound(store: Path, nix: RealNix) -> None:
     """Hold the store to what real Nix says of it, without changing it.
 
     Real Nix makes what it misses and removes what it thinks stale, so it gets a copy.
@@ -126,20 +126,14 @@ def is_sound(store: Path, nix: RealNix, *, torn_links: bool = False) -> None:
     Args:
         store: its root.
         nix: the judge.
-        torn_links: allow entries of ``.links`` that no valid path uses to be other than their
-            names say (docs/reliability.md).
     """
     if not (store / "nix").exists():
         return
     with _copied(store, nix.place) as copy:
         done = nix.run("nix-store", "--store", copy, "--verify", "--check-contents", check=False)
     text = (done.stdout + done.stderr).decode()
-    lines = set(text.splitlines())
-    if torn_links and (torn := {line for line in lines if line.startswith("link '")}):
-        assert lines - torn - {"warning: not all store errors were fixed"} <= _QUIET, text
-        return
     assert done.returncode == 0, text
-    assert lines <= _QUIET
+    assert set(text.splitlines()) <= _QUIET
 
 
 @contextmanager

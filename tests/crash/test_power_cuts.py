@@ -119,7 +119,7 @@ def _stop_and_cut(machine: Path, closure: Closure, store: Path, seconds: float) 
 
 def _recovers(closure: Closure, store: Path, nix: RealNix) -> None:
     """As `Closure.recovers`, but the lists of what was in staging may be lost: a collector's."""
-    is_sound(store, nix, torn_links=True)
+    is_sound(store, nix)
     ran = closure.fetch(store)
     assert (ran.code, ran.errors) == (0, []), ran.err
     with LocalStore(store, read_only=True) as opened:

@@ -8,15 +8,9 @@ Source: nix, src/libstore/schema.sql, src/libstore/local-store.cc.
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
-import sqlite3
-import threading
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from nixfetch.errors import FormatError, StoreError
 from nixfetch.formats.contentaddress import ContentAddress
@@ -24,22 +18,15 @@ from nixfetch.formats.hashes import Hash
 from nixfetch.formats.signing import Signature
 from nixfetch.formats.storepath import STORE_DIR, StorePath
 from nixfetch.plan.liveness import Node
-from nixfetch.store.disk import disk_errors
-from nixfetch.store.refusals import (
-    REBUILD,
-    DatabaseError,
-    MissingDatabaseError,
-    refuse_to_forget,
-    refused,
-)
-from nixfetch.store.schema import SCHEMA, SCHEMA_VERSION, SchemaError, check_schema, write_schema
+from nixfetch.store.connection import Connection
+from nixfetch.store.refusals import REBUILD, DatabaseError, MissingDatabaseError
+from nixfetch.store.schema import SCHEMA_VERSION, SchemaError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
 _log = logging.getLogger(__name__)
-_BUSY = 60.0  # seconds to wait for another writer; Nix waits for ever
 _REFERRERS = "select referrer from Refs where reference = ?"
 _VARIABLES = 500  # parameters a statement: below SQLite's oldest limit of 999
 
@@ -77,7 +64,7 @@ class Registration:
 
 
 class Database:
-    """One connection, shared by threads under a lock."""
+    """The paths of one store. Safe to share among threads."""
 
     def __init__(
         self,
@@ -89,38 +76,16 @@ class Database:
     ) -> None:
         """Open the database in `directory`; make it there when it is missing and may be made.
 
-        Args:
-            directory: where ``db.sqlite`` lies or is to lie.
-            read_only: change nothing.
-            durable: a transaction that was committed is there after a power cut.
-            store: the directory of the paths: when it holds some, no empty database is made.
-
-        Raises:
-            DatabaseError: it cannot be opened or made.
-            MissingDatabaseError: there are paths in `store`, and nothing that names them.
-            SchemaError: it is of another version.
+        Args, errors: as `Connection`.
         """
-        self._file = directory / "db.sqlite"
-        self._durable = durable
-        self._lock = threading.RLock()
-        check_schema(directory)
-        if store is not None and not _holds_anything(self._file):
-            refuse_to_forget(store, self._file)
-        with self._errors():
-            self._connection = _connect(self._file, read_only=read_only)
-        try:
-            if store is not None and not self._has_tables():
-                refuse_to_forget(store, self._file)
-            if not read_only:
-                self._prepare(directory)
-        except BaseException:
-            self._connection.close()
-            raise
+        self._connection = Connection(directory, read_only=read_only, durable=durable, store=store)
+        self._query = self._connection.query
+        self.writing = self._connection.writing
+        """A transaction: all other writers wait; leaving by an exception undoes it."""
 
     def close(self) -> None:
         """Let go of the file."""
-        with self._lock:
-            self._connection.close()
+        self._connection.close()
 
     def valid(self, paths: Collection[StorePath]) -> set[StorePath]:
         """Those of `paths` that are valid."""
@@ -151,7 +116,7 @@ class Database:
         )
         for id_, hash_, time, deriver, size, ultimate, sigs, ca in rows:
             references = self._references(id_)
-            with self._sane():
+            with self._connection.sane():
                 return Registration(
                     path=path,
                     nar_hash=Hash.parse(hash_),
@@ -181,32 +146,31 @@ class Database:
         Call it inside `writing`. All references must be valid, or in the batch.
         """
         batch = list(batch)
-        with self._errors():
-            for entry in batch:
-                self._connection.execute(
-                    "insert or ignore into ValidPaths"
-                    " (path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca)"
-                    " values (?, ?, ?, ?, ?, ?, ?, ?)",
-                    _row(entry),
+        for entry in batch:
+            self._connection.execute(
+                "insert or ignore into ValidPaths"
+                " (path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca)"
+                " values (?, ?, ?, ?, ?, ?, ?, ?)",
+                _row(entry),
+            )
+        for entry in batch:
+            for reference in entry.references:
+                rows = self._connection.execute(
+                    "insert or replace into Refs (referrer, reference)"
+                    " select r.id, e.id from ValidPaths r, ValidPaths e"
+                    " where r.path = ? and e.path = ?",
+                    [str(entry.path), str(reference)],
                 )
-            for entry in batch:
-                for reference in entry.references:
-                    rows = self._connection.execute(
-                        "insert or replace into Refs (referrer, reference)"
-                        " select r.id, e.id from ValidPaths r, ValidPaths e"
-                        " where r.path = ? and e.path = ?",
-                        [str(entry.path), str(reference)],
+                if rows.rowcount != 1:
+                    raise InvalidReferenceError(
+                        "a reference is not valid", path=entry.path, reference=reference
                     )
-                    if rows.rowcount != 1:
-                        raise InvalidReferenceError(
-                            "a reference is not valid", path=entry.path, reference=reference
-                        )
-                for output, path in entry.outputs:
-                    self._connection.execute(
-                        "insert or replace into DerivationOutputs (drv, id, path)"
-                        " select id, ?, ? from ValidPaths where path = ?",
-                        [output, str(path), str(entry.path)],
-                    )
+            for output, path in entry.outputs:
+                self._connection.execute(
+                    "insert or replace into DerivationOutputs (drv, id, path)"
+                    " select id, ?, ? from ValidPaths where path = ?",
+                    [output, str(path), str(entry.path)],
+                )
 
     def nodes(self) -> list[Node]:
         """All valid paths as a collector sees them, as of one moment.
@@ -215,7 +179,7 @@ class Database:
             DatabaseError: a row holds what no row should.
         """
         columns = "id, path, deriver, narSize, registrationTime"
-        with self._lock, self._errors(), self._reading(), self._sane():
+        with self._connection.reading(), self._connection.sane():
             rows = self._connection.execute(f"select {columns} from ValidPaths")  # noqa: S608 - ours
             entries = {id_: (StorePath.parse_full(path), *rest) for id_, path, *rest in rows}
             paths = {path.base: path for path, *_ in entries.values()}
@@ -253,10 +217,9 @@ class Database:
         while needed := {id_ for id_ in going if referrers[id_] - going}:
             going -= needed
         each = [(id_,) for id_ in going]
-        with self._errors():
-            # References first: they may be a circle.
-            self._connection.executemany("delete from Refs where referrer = ?", each)
-            self._connection.executemany("delete from ValidPaths where id = ?", each)
+        # References first: they may be a circle.
+        self._connection.execute_many("delete from Refs where referrer = ?", each)
+        self._connection.execute_many("delete from ValidPaths where id = ?", each)
         return {ids[id_] for id_ in going}
 
     def add_signatures(self, path: StorePath, signatures: Iterable[Signature]) -> bool:
@@ -270,11 +233,10 @@ class Database:
         fresh = set(map(str, signatures)) - known
         if not (rows and fresh):
             return False
-        with self._errors():
-            self._connection.execute(
-                "update ValidPaths set sigs = ? where path = ?",
-                [" ".join(sorted(known | fresh)), str(path)],
-            )
+        self._connection.execute(
+            "update ValidPaths set sigs = ? where path = ?",
+            [" ".join(sorted(known | fresh)), str(path)],
+        )
         return True
 
     def check(self) -> None:
@@ -290,96 +252,16 @@ class Database:
             raise DatabaseError(
                 "the store's database is damaged",
                 hint=REBUILD,
-                file=str(self._file),
+                file=str(self._connection.file),
                 reason=problems[0],
             )
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """A transaction: all other writers wait; leaving by an exception undoes it.
-
-        Raises:
-            DatabaseError: another writer did not end within a minute, or the disk refused.
-        """
-        with self._lock:
-            with self._errors():
-                self._connection.execute("begin immediate")
-            try:
-                yield
-            except BaseException:
-                self._roll_back()
-                raise
-            try:
-                with self._errors():
-                    self._connection.execute("commit")
-            except BaseException:
-                self._roll_back()
-                raise
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """One moment for several questions. Call it with the lock held."""
-        self._connection.execute("begin")
-        try:
-            yield
-        finally:
-            self._connection.execute("commit")
-
-    def _roll_back(self) -> None:
-        # SQLite has rolled back by itself after some errors, a full disk for one.
-        if self._connection.in_transaction:
-            with self._errors():
-                self._connection.execute("rollback")
-
-    def _prepare(self, directory: Path) -> None:
-        # One at a time: two that turn a new file into a WAL database do not wait for each
-        # other, one is refused.
-        with _locked(directory), self._errors():
-            execute = self._connection.execute
-            if execute("pragma journal_mode").fetchone() != ("wal",):
-                execute("pragma journal_mode = wal")
-            execute(f"pragma synchronous = {'full' if self._durable else 'normal'}")
-            execute("pragma foreign_keys = on")
-            if not execute(
-                "select 1 from sqlite_master where name = 'SchemaMigrations'"
-            ).fetchone():
-                # One transaction: a crash or a full disk leaves no database without tables.
-                self._connection.executescript(f"begin immediate; {SCHEMA} commit;")
-            write_schema(directory)
-
-    def _has_tables(self) -> bool:
-        return bool(self._query("select 1 from sqlite_master where name = 'ValidPaths'"))
 
     def _references(self, id_: int) -> tuple[StorePath, ...]:
         rows = self._query(
             "select path from Refs join ValidPaths on reference = id where referrer = ?", [id_]
         )
-        with self._sane():
+        with self._connection.sane():
             return tuple(sorted(StorePath.parse_full(path) for (path,) in rows))
-
-    def _query(self, statement: str, values: list[str] | list[int] | None = None) -> list[tuple]:  # type: ignore[type-arg] # rows are as SQLite gives them
-        with self._lock, self._errors():
-            return self._connection.execute(statement, values or []).fetchall()
-
-    @contextmanager
-    def _sane(self) -> Iterator[None]:
-        """What a row says badly is this machine's fault, not a cache's."""
-        try:
-            yield
-        except (FormatError, TypeError, AttributeError) as error:  # columns have no types
-            raise DatabaseError(
-                "the store's database holds nonsense",
-                hint=REBUILD,
-                file=str(self._file),
-                reason=str(error),
-            ) from error
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise refused(error, self._file) from error
 
 
 def _path_in_row(text: str) -> StorePath | None:
@@ -402,41 +284,3 @@ def _row(entry: Registration) -> tuple[object, ...]:
         " ".join(sorted(map(str, entry.signatures))) or None,
         str(entry.ca) if entry.ca else None,
     )
-
-
-def _connect(file: Path, *, read_only: bool) -> sqlite3.Connection:
-    mode = "rwc"
-    if read_only:
-        # Readers of a WAL database write shared memory beside it. Where they may not and no
-        # writer left a log, the file alone is all there is.
-        alone = not os.access(file.parent, os.W_OK) and not file.with_name("db.sqlite-wal").exists()
-        mode = "ro&immutable=1" if alone else "ro"
-    return sqlite3.connect(
-        f"file:{quote(os.fsencode(file))}?mode={mode}",
-        uri=True,
-        timeout=_BUSY,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of the directory itself; nobody but us asks for that one."""
-    with disk_errors(directory):
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with disk_errors(directory):
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _holds_anything(file: Path) -> bool:
-    """Whether there is anything in it: SQLite takes an empty file for a new database."""
-    with disk_errors(file):
-        try:
-            return file.stat().st_size > 0
-        except FileNotFoundError:
-            return False
