@@ -34,7 +34,7 @@ from nixfetch.formats.narinfo import NarInfo
 from nixfetch.formats.signing import SecretKey
 from nixfetch.formats.storepath import StorePath
 from nixfetch.plan.trust import Trusted, TrustPolicy
-from nixfetch.transport.base import Body, NotFoundError, Range, UnsatisfiableRangeError
+from nixfetch.transport.base import Body, NotFoundError, Pace, Range, UnsatisfiableRangeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -338,7 +338,9 @@ class SimulatedCache:
         self.closed = True
 
     @contextmanager
-    def open(self, name: str, wanted: Range | None = None) -> Iterator[Body]:
+    def open(
+        self, name: str, wanted: Range | None = None, *, pace: Pace | None = None
+    ) -> Iterator[Body]:
         with self._lock:
             number = 1 + (self.opened.count(name) if name in self.faults else 0)
             self.requests.append(Request(name, wanted))

@@ -16,6 +16,7 @@ from nixfetch.errors import FormatError, TransportError
 from nixfetch.transport import (
     Body,
     NotFoundError,
+    Pace,
     Range,
     Transport,
     TransportOptions,
@@ -45,7 +46,7 @@ URLS = {  # how narinfos would name them
     "nar/a+b=c%20d e.nar": "nar/a+b=c%2520d%20e.nar",
     "nar/ü.nar": "nar/%C3%BC.nar",
 }
-OPTIONS = TransportOptions(trust_env=False, connect_timeout=5, stall_timeout=5)
+OPTIONS = TransportOptions(trust_env=False, pace=Pace(connect=5, stall=5))
 
 
 @dataclass(frozen=True, slots=True)

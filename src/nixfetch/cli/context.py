@@ -111,12 +111,10 @@ class Context:
         from nixfetch.config import ConfigError
         from nixfetch.config.caches import open_caches
         from nixfetch.plan.retry import RetrySchedule
-        from nixfetch.transport import TransportOptions, UrlError
-        from nixfetch.transport.options import CONNECT_TIMEOUT, STALL_TIMEOUT
+        from nixfetch.transport import Pace, TransportOptions, UrlError
 
         options = TransportOptions(
-            connect_timeout=self.config.connect_timeout or CONNECT_TIMEOUT,
-            stall_timeout=self.config.stall_timeout or STALL_TIMEOUT,
+            pace=Pace(connect=self.config.connect_timeout, stall=self.config.stall_timeout),
             connections=self.config.connections,
             ca_file=self.config.ca_file,
             user_agent=self._user_agent(),

@@ -12,7 +12,12 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from nixfetch.errors import TransportError
-from nixfetch.transport.base import AuthenticationError, NotFoundError, UnsatisfiableRangeError
+from nixfetch.transport.base import (
+    AuthenticationError,
+    ForbiddenError,
+    NotFoundError,
+    UnsatisfiableRangeError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,7 +27,8 @@ if TYPE_CHECKING:
 OK = 200
 PARTIAL = 206
 UNSATISFIABLE = 416
-MISSING = frozenset({403, 404, 410})  # S3 behind a CDN says 403 for a missing key
+MISSING = frozenset({404, 410})
+FORBIDDEN = 403  # what S3 behind a CDN says for a missing key
 UNAUTHORIZED = frozenset({401, 407})
 RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -52,6 +58,8 @@ def refusal(status: int, headers: Mapping[str, str], *, now: Callable[[], float]
     """
     if status in MISSING:
         return NotFoundError("no such object", status=status)
+    if status == FORBIDDEN:
+        return ForbiddenError("no such object, or not for us", status=status)
     if status in UNAUTHORIZED:
         return AuthenticationError(
             "not authorised", status=status, hint="check the user and password for this cache"

@@ -16,6 +16,13 @@ class NotFoundError(TransportError):
     """The remote answered, and it has no such object."""
 
 
+class ForbiddenError(NotFoundError):
+    """The remote does not say whether there is such an object, or not to us (403).
+
+    Object stores that may not list their keys answer so for keys that are not there.
+    """
+
+
 class AuthenticationError(TransportError):
     """The remote wants credentials that it was not given, or refuses the given ones."""
 
@@ -47,6 +54,19 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How long a remote may let us wait, on the monotonic clock; None: without limit."""
+
+    connect: float | None = 15.0  # Nix's connect-timeout
+    """Seconds until a connection stands, with its TLS handshake, whatever addresses there are."""
+    stall: float | None = 60.0  # Nix waits 300, which holds up a whole closure
+    """Seconds of waiting in which at least `slowest` bytes for each of them have to come, of the
+    head or the body of an answer. Time in which nobody reads is no waiting."""
+    slowest: int = 1024
+    """Bytes a second."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
     """An object on its way."""
 
@@ -70,7 +90,9 @@ class Transport(Protocol):
         """Where it is, as a user would type it, without secrets and without parameters."""
         ...
 
-    def open(self, name: str, wanted: Range | None = None) -> AbstractContextManager[Body]:
+    def open(
+        self, name: str, wanted: Range | None = None, *, pace: Pace | None = None
+    ) -> AbstractContextManager[Body]:
         """Start reading one object.
 
         Args:
@@ -78,9 +100,10 @@ class Transport(Protocol):
                 over HTTP take an absolute http or https URL too.
             wanted: the part to read; the whole object without it. A remote that cannot do
                 ranges answers with the whole object: look at `Body.start`.
+            pace: how long it may take; the transport's own without it.
 
         Raises:
-            NotFoundError: there is no such object.
+            NotFoundError: there is no such object; `ForbiddenError` where it does not say.
             AuthenticationError: the remote wants other credentials.
             UnsatisfiableRangeError: `wanted` begins behind the object's end.
             TransportError: anything else; `retryable` says whether to try again. Bodies that

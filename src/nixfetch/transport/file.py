@@ -22,7 +22,7 @@ from nixfetch.transport.urls import redacted, scheme, segments
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nixfetch.transport.base import Range
+    from nixfetch.transport.base import Pace, Range
 
 CHUNK_SIZE = 256 * 1024  # bytes; what `Body.chunks` allows
 
@@ -47,7 +47,10 @@ class FileTransport:
         return self._root.as_uri()
 
     @contextmanager
-    def open(self, name: str, wanted: Range | None = None) -> Iterator[Body]:
+    def open(
+        self, name: str, wanted: Range | None = None, *, pace: Pace | None = None
+    ) -> Iterator[Body]:
+        del pace  # a disk has its own
         url = redacted(name) if scheme(name) else f"{self.url}/{redacted(name)}"
         with facts(url=url):
             descriptor = self._open(segments(name))

@@ -10,14 +10,11 @@ What a cache may make us do, in one place (FORMATS and threats: docs/architectur
     cookies         never kept
     body            handed on as it travels; we ask for no encoding, and say which one we got
 
-Limits that hold below us: h11 refuses a header block or a chunk header over 100 KiB; httpx waits
-at most the stall timeout for each read, so a server that drips bytes is bounded by the reader's
-own deadline, and a stream of 1xx answers by nothing but the server's patience.
+How long a remote may let us wait is measured in `http1`, which sends the requests.
 """
 
 from __future__ import annotations
 
-import base64
 import re
 import time
 from contextlib import closing, contextmanager
@@ -28,9 +25,12 @@ from urllib.parse import unquote
 import httpx
 
 from nixfetch.errors import TransportError, facts
-from nixfetch.transport import answers, causes
+from nixfetch.transport import answers
 from nixfetch.transport.addresses import Boundary, resolve
-from nixfetch.transport.base import AuthenticationError, Body
+from nixfetch.transport.base import Body
+from nixfetch.transport.credentials import Basic
+from nixfetch.transport.http1.adapter import PACE, Engine
+from nixfetch.transport.http1.dial import Proxies
 from nixfetch.transport.options import user_agent
 from nixfetch.transport.tls import LazyTrust
 from nixfetch.transport.urls import UrlError, checked_text, redacted, scheme, segments
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from nixfetch.transport.addresses import Resolver
-    from nixfetch.transport.base import Range
+    from nixfetch.transport.base import Pace, Range
+    from nixfetch.transport.credentials import Credentials
     from nixfetch.transport.options import TransportOptions
 
 CHUNK_SIZE = 256 * 1024  # bytes; what `Body.chunks` allows
 MAX_REDIRECTS = 5  # hops; real caches need one, to their object store
 MAX_DISCARD = 16 * 1024  # bytes of an unwanted body worth reading to keep its connection
-KEEPALIVE = 30.0  # seconds; below the idle limits of common servers and load balancers
 
 # A name, its labels as RFC 1035 limits them, or an address; httpx has encoded all else.
 _HOST = re.compile(rb"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?|(?=.*:)[0-9a-f:.]+")
@@ -55,43 +55,34 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def new_client(options: TransportOptions) -> httpx.Client:
-    """The client that `HttpTransport` wants: HTTP/1.1, no cookies, no redirects of its own.
-
-    HTTP/1.1 because large bodies are what is fetched, and one lost packet holds up all streams of
-    an HTTP/2 connection.
+    """The client that `HttpTransport` wants: our own HTTP/1.1, no cookies, no redirects of its own.
 
     Raises:
         UrlError: the environment names a proxy that cannot be one.
     """
-    try:
-        return httpx.Client(
-            verify=LazyTrust(options.ca_file),
-            trust_env=options.trust_env,
-            headers={"user-agent": user_agent(options)},
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            timeout=httpx.Timeout(
-                connect=options.connect_timeout,
-                read=options.stall_timeout,
-                write=options.stall_timeout,
-                pool=None,  # waiting for one of our own connections is no fault of the remote
-            ),
-            limits=httpx.Limits(
-                max_connections=options.connections,
-                max_keepalive_connections=options.connections,
-                keepalive_expiry=KEEPALIVE,
-            ),
-            follow_redirects=False,
-        )
-    except (httpx.InvalidURL, ValueError):  # whose message may hold the proxy's password
-        hint = "look at HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY in the environment"
-        raise UrlError("malformed proxy URL", hint=hint) from None
+    engine = Engine(
+        tls=LazyTrust(
+            options.ca_file, certificate=options.client_certificate, key=options.client_key
+        ),
+        pace=options.pace,
+        connections=options.connections,
+        proxies=Proxies() if options.trust_env else None,
+    )
+    return httpx.Client(
+        transport=engine,
+        trust_env=False,  # it would look for a netrc file and for certificates by itself
+        headers={"user-agent": user_agent(options)},
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        timeout=None,  # noqa: S113 - the pace of each request is its limit
+        follow_redirects=False,
+    )
 
 
 def connect(
-    url: str, *, options: TransportOptions, auth: tuple[str, str] | None = None
+    url: str, *, options: TransportOptions, credentials: Credentials | None = None
 ) -> HttpTransport:
-    """The transport of an http or https URL; see `HttpTransport` for `auth`."""
-    return HttpTransport(url, new_client(options), auth=auth)
+    """The transport of an http or https URL; see `HttpTransport` for `credentials`."""
+    return HttpTransport(url, new_client(options), credentials=credentials)
 
 
 class HttpTransport:
@@ -100,7 +91,7 @@ class HttpTransport:
     Args:
         base_url: where the cache is; a user and password in it become basic authentication.
         client: as `new_client` makes it; it becomes the transport's to close.
-        auth: user and password for the base URL's origin, for a URL that has none of its own.
+        credentials: for the base URL's origin, for a URL that has none of its own.
         resolver: gives the addresses of a host name, to judge redirects by.
         now: seconds since 1970, to judge a Retry-After date by.
 
@@ -113,7 +104,7 @@ class HttpTransport:
         base_url: str,
         client: httpx.Client,
         *,
-        auth: tuple[str, str] | None = None,
+        credentials: Credentials | None = None,
         resolver: Resolver = resolve,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -124,8 +115,8 @@ class HttpTransport:
             if url.query or url.fragment:
                 raise UrlError("unknown parameter in the URL")
         if url.userinfo:
-            auth = unquote(url.username), unquote(url.password)
-        self._authorization = _basic(*auth) if auth else None
+            credentials = Basic(unquote(url.username), unquote(url.password))
+        self._authorization = credentials.authorization() if credentials else None
         self._base = url.copy_with(userinfo=b"", path=url.path.rstrip("/") + "/")
         self._boundary = Boundary(_host(url), resolver)
 
@@ -137,10 +128,12 @@ class HttpTransport:
         self._client.close()
 
     @contextmanager
-    def open(self, name: str, wanted: Range | None = None) -> Iterator[Body]:
+    def open(
+        self, name: str, wanted: Range | None = None, *, pace: Pace | None = None
+    ) -> Iterator[Body]:
         shown = redacted(name) if scheme(name) else f"{self.url}/{redacted(name)}"
         with facts(url=shown):
-            response = self._answer(self._target(name), wanted)
+            response = self._answer(self._target(name), wanted, pace)
         with closing(response):
             with facts(url=shown):
                 body = _body(response, wanted, shown)
@@ -159,12 +152,12 @@ class HttpTransport:
         self._boundary.check(_host(url))
         return url.copy_with(userinfo=b"", fragment=None)
 
-    def _answer(self, url: httpx.URL, wanted: Range | None) -> httpx.Response:
+    def _answer(self, url: httpx.URL, wanted: Range | None, pace: Pace | None) -> httpx.Response:
         """Ask, follow redirects, and return the first answer that has the object."""
         first = url
         for _ in range(MAX_REDIRECTS + 1):
             with facts(**({} if url is first else {"redirected_to": redacted(str(url))})):
-                response = self._send(url, wanted)
+                response = self._send(url, wanted, pace)
                 if response.status_code in {answers.OK, answers.PARTIAL}:
                     return response
                 _discard(response)
@@ -181,22 +174,18 @@ class HttpTransport:
             target = location if scheme(location) else str(url.join(location))
             return self._allowed(_parsed(target), before=url)
 
-    def _send(self, url: httpx.URL, wanted: Range | None) -> httpx.Response:
+    def _send(self, url: httpx.URL, wanted: Range | None, pace: Pace | None) -> httpx.Response:
         headers = {"accept": "*/*", "accept-encoding": "identity"}
         if self._authorization is not None and _origin(url) == _origin(self._base):
             headers["authorization"] = self._authorization
         headers |= _range_headers(wanted)
-        request = self._client.build_request("GET", url, headers=headers)
+        request = self._client.build_request("GET", url, headers=headers, extensions={PACE: pace})
         try:
             # auth=None: without it httpx looks for credentials itself. It looks at Location, too,
             # even if it is not to follow, and has three ways to stumble over it.
             return self._client.send(request, stream=True, auth=None, follow_redirects=False)
-        except (httpx.InvalidURL, ValueError):
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError):
             raise UrlError(_BAD_LOCATION) from None
-        except httpx.HTTPError as error:
-            if str(error).startswith("Invalid URL in location header"):
-                raise UrlError(_BAD_LOCATION) from None
-            raise _failure(error) from error
 
 
 def _range_headers(wanted: Range | None) -> dict[str, str]:
@@ -248,11 +237,8 @@ def _chunks(response: httpx.Response, size: int | None, shown: str) -> Iterator[
     received = 0
     raw = response.iter_raw()
     while True:
-        try:
+        with facts(url=shown, received=received, expected=size):
             data = next(raw, None)
-        except httpx.HTTPError as error:
-            with facts(url=shown, received=received, expected=size):
-                raise _failure(error) from error
         if data is None:
             break
         received += len(data)
@@ -273,7 +259,7 @@ def _discard(response: httpx.Response) -> None:
         try:
             for _ in response.iter_raw():
                 pass
-        except httpx.HTTPError:
+        except TransportError:
             return  # the status is what matters
 
 
@@ -301,22 +287,3 @@ def _host(url: httpx.URL) -> str:
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, _host(url), url.port or _PORTS.get(url.scheme)
-
-
-def _basic(user: str, password: str) -> str:
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
-
-
-def _failure(error: httpx.HTTPError) -> TransportError:
-    """What a failed request, or a body that broke off, means."""
-    reason = "timed out" if isinstance(error, httpx.TimeoutException) else causes.reason(error)
-    if isinstance(error, httpx.ProxyError) and str(error).startswith("407"):
-        return AuthenticationError("proxy wants credentials", status=407)
-    if causes.is_certificate(error):
-        return TransportError("cannot connect", reason=reason, hint=causes.CERTIFICATE_HINT)
-    if isinstance(error, httpx.ConnectTimeout | httpx.ConnectError | httpx.ProxyError):
-        return TransportError("cannot connect", retryable=True, reason=reason)
-    if isinstance(error, httpx.TimeoutException):
-        return TransportError("remote went silent", retryable=True, reason=reason)
-    broken = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
-    return TransportError("connection failed", retryable=broken, reason=reason)

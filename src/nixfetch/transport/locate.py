@@ -16,13 +16,14 @@ from nixfetch.transport.urls import UrlError, checked_text, parameters, redacted
 
 if TYPE_CHECKING:
     from nixfetch.transport.base import Transport
+    from nixfetch.transport.credentials import Credentials
     from nixfetch.transport.options import TransportOptions
 
 KNOWN = "https://HOST[/PATH], http://HOST[/PATH], s3://BUCKET[/PREFIX], file:///DIR, /DIR"
 
 
 def locate(
-    url: str, *, options: TransportOptions, auth: tuple[str, str] | None = None
+    url: str, *, options: TransportOptions, credentials: Credentials | None = None
 ) -> Transport:
     """Make the transport of one cache.
 
@@ -30,7 +31,7 @@ def locate(
         url: where the cache is, in one of the forms of `KNOWN`, without the parameters that are
             Nix's own (``priority``, ``trusted``, …). A directory's absolute path is taken as it is.
         options: timeouts, connections, certificates.
-        auth: user and password for an HTTP cache, as from a netrc file; those in the URL win.
+        credentials: for an HTTP cache, as from a netrc file; those in the URL win.
 
     Raises:
         UrlError: there is no such kind of cache, or its URL is malformed.
@@ -41,7 +42,7 @@ def locate(
         case "http" | "https":
             from nixfetch.transport import http
 
-            return http.connect(url, options=options, auth=auth)
+            return http.connect(url, options=options, credentials=credentials)
         case "s3":
             from nixfetch.transport import s3
 

@@ -5,10 +5,10 @@ Knows no environment variables and no settings files: whoever makes the options 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-CONNECT_TIMEOUT = 15.0  # seconds; Nix's connect-timeout
-STALL_TIMEOUT = 60.0  # seconds without a byte; Nix waits 300, which holds up a whole closure
+from nixfetch.transport.base import Pace
+
 CONNECTIONS = 25  # at a time; Nix's http-connections
 
 
@@ -16,14 +16,16 @@ CONNECTIONS = 25  # at a time; Nix's http-connections
 class TransportOptions:
     """What `locate` gives to the transport that it makes."""
 
-    connect_timeout: float = CONNECT_TIMEOUT
-    """Seconds until a connection, with its TLS handshake, has to stand."""
-    stall_timeout: float = STALL_TIMEOUT
-    """Seconds that a remote may go without sending a byte."""
+    pace: Pace = field(default_factory=Pace)
+    """How long a remote may let us wait."""
     connections: int = CONNECTIONS
     """Connections kept open to one remote at most."""
     ca_file: str | None = None
     """PEM file of the certificate authorities to believe; None: those of this machine."""
+    client_certificate: str | None = None
+    """PEM file of the certificate that says who we are to HTTPS servers, and its chain."""
+    client_key: str | None = None
+    """PEM file of its key; None: it is in the same file."""
     user_agent: str | None = None
     """How we introduce ourselves; None: ``nixfetch/<version>``."""
     trust_env: bool = True

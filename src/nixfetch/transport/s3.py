@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from time import time
+from functools import partial
+from threading import Lock
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
 from urllib.parse import unquote, urlsplit
 
@@ -25,9 +27,10 @@ from urllib3.exceptions import HTTPError  # botocore lets some of them pass whil
 
 from nixfetch.errors import TransportError, facts
 from nixfetch.transport import answers, causes
-from nixfetch.transport.base import AuthenticationError, Body
+from nixfetch.transport.base import AuthenticationError, Body, Pace
 from nixfetch.transport.options import user_agent
 from nixfetch.transport.urls import UrlError, checked_text, parameters, redacted, scheme, segments
+from nixfetch.transport.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -182,17 +185,20 @@ def connect(
     with facts(url=f"s3://{location.bucket}"):
         try:
             session = session or boto3.Session(profile_name=location.profile)
-            client = _client(location, session, options)
+            make = partial(_client, location, session, options)
+            client = make(options.pace)
         except exceptions.ProfileNotFound as error:
             raise AuthenticationError("no such AWS profile", profile=location.profile) from error
         except exceptions.BotoCoreError as error:
             raise _failure(error) from error
         except ValueError as error:  # botocore's word for an endpoint or region it cannot use
             raise UrlError("unusable endpoint or region", reason=causes.reason(error)) from error
-    return S3Transport(client, location.bucket, location.prefix)
+    return S3Transport(client, location.bucket, location.prefix, pace=options.pace, paced=make)
 
 
-def _client(location: S3Location, session: boto3.Session, options: TransportOptions) -> S3Client:
+def _client(
+    location: S3Location, session: boto3.Session, options: TransportOptions, pace: Pace
+) -> S3Client:
     from botocore import UNSIGNED
     from botocore.config import Config
 
@@ -202,8 +208,8 @@ def _client(location: S3Location, session: boto3.Session, options: TransportOpti
         s3={"addressing_style": location.addressing},
         retries={"total_max_attempts": 1, "mode": "standard"},
         max_pool_connections=options.connections,
-        connect_timeout=options.connect_timeout,
-        read_timeout=options.stall_timeout,
+        connect_timeout=pace.connect,
+        read_timeout=pace.stall,
         user_agent_extra=user_agent(options),
         proxies=None if options.trust_env else {},
         request_checksum_calculation="when_required",
@@ -249,6 +255,8 @@ class S3Transport:
         client: boto3's; it becomes the transport's to close.
         bucket: its name.
         prefix: of all keys, without the slash at its end.
+        pace: which `client` has.
+        paced: makes a client of another pace: botocore knows no timeouts of one request.
         now: seconds since 1970, to judge a Retry-After date by.
     """
 
@@ -258,9 +266,14 @@ class S3Transport:
         bucket: str,
         prefix: str = "",
         *,
+        pace: Pace | None = None,
+        paced: Callable[[Pace], S3Client] | None = None,
         now: Callable[[], float] = time,
     ) -> None:
-        self._client = client
+        self._pace = pace or Pace()
+        self._clients = {self._pace: client}
+        self._paced = paced
+        self._lock = Lock()
         self._bucket = bucket
         self._prefix = prefix.strip("/")
         self._now = now
@@ -270,17 +283,29 @@ class S3Transport:
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
     def close(self) -> None:
-        self._client.close()
+        for client in self._clients.values():
+            client.close()
+
+    def _client(self, pace: Pace) -> S3Client:
+        with self._lock:
+            if pace not in self._clients:
+                if self._paced is None:
+                    return self._clients[self._pace]
+                self._clients[pace] = self._paced(pace)
+            return self._clients[pace]
 
     @contextmanager
-    def open(self, name: str, wanted: Range | None = None) -> Iterator[Body]:
+    def open(
+        self, name: str, wanted: Range | None = None, *, pace: Pace | None = None
+    ) -> Iterator[Body]:
         shown = redacted(name) if scheme(name) else f"{self.url}/{redacted(name)}"
+        pace = pace or self._pace
         with facts(url=shown):
-            answer = self._answer(self._key(name), wanted)
+            answer = self._answer(self._client(pace), self._key(name), wanted)
         # closing(): `with stream` would give botocore's raw stream instead.
         with closing(answer["Body"]) as stream:
             with facts(url=shown):
-                body = _body(answer, stream, wanted, shown)
+                body = _body(answer, stream, wanted, shown, Waiting(pace))
             yield body
 
     def _key(self, name: str) -> str:
@@ -290,30 +315,30 @@ class S3Transport:
             raise UrlError("name is not UTF-8, as keys are") from None
         return f"{self._prefix}/{path}" if self._prefix else path
 
-    def _answer(self, key: str, wanted: Range | None) -> Mapping[str, Any]:
+    def _answer(self, client: S3Client, key: str, wanted: Range | None) -> Mapping[str, Any]:
         """The object, or the part of it; from its start where it has changed meanwhile.
 
         S3 knows no If-Range. If-Match is near enough, with a second request for the rare case;
         a look-alike that ignores it is found out by the ETag of its answer.
         """
         if wanted is None or wanted.whole:
-            return self._get(key)
+            return self._get(client, key)
         request = {"Range": answers.range_field(wanted)}
         if wanted.validator is not None:
             request["IfMatch"] = wanted.validator
         try:
-            answer = self._get(key, **request)
+            answer = self._get(client, key, **request)
         except ObjectChangedError:
-            return self._get(key)
+            return self._get(client, key)
         partial = answer["ResponseMetadata"]["HTTPStatusCode"] == answers.PARTIAL
         if not partial or wanted.validator in {None, answer.get("ETag")}:
             return answer
         answer["Body"].close()
-        return self._get(key)
+        return self._get(client, key)
 
-    def _get(self, key: str, **request: str) -> Mapping[str, Any]:
+    def _get(self, client: S3Client, key: str, **request: str) -> Mapping[str, Any]:
         try:
-            return self._client.get_object(Bucket=self._bucket, Key=key, **request)
+            return client.get_object(Bucket=self._bucket, Key=key, **request)
         except exceptions.ClientError as error:
             raise _refusal(error, self._now) from error
         except exceptions.BotoCoreError as error:
@@ -328,7 +353,11 @@ class S3Transport:
 
 
 def _body(
-    answer: Mapping[str, Any], stream: StreamingBody, wanted: Range | None, shown: str
+    answer: Mapping[str, Any],
+    stream: StreamingBody,
+    wanted: Range | None,
+    shown: str,
+    waiting: Waiting,
 ) -> Body:
     start, size = 0, answer.get("ContentLength")
     if answer["ResponseMetadata"]["HTTPStatusCode"] == answers.PARTIAL:
@@ -337,7 +366,7 @@ def _body(
         size = answers.content_range(answer.get("ContentRange"), wanted)
         start = wanted.start
     return Body(
-        chunks=_chunks(stream, size, shown),
+        chunks=_chunks(stream, size, shown, waiting),
         size=size,
         encoding=answers.encoding(answer.get("ContentEncoding")),
         start=start,
@@ -345,14 +374,20 @@ def _body(
     )
 
 
-def _chunks(stream: StreamingBody, size: int | None, shown: str) -> Iterator[bytes]:
+def _chunks(
+    stream: StreamingBody, size: int | None, shown: str, waiting: Waiting
+) -> Iterator[bytes]:
+    # What there is, and not until the piece is full: a remote that drips is to be noticed.
+    read = cast("Any", stream)._raw_stream.read1  # noqa: SLF001 - botocore's has no such thing
     received = 0
     while True:
-        try:
-            chunk = stream.read(CHUNK_SIZE)
-        except (exceptions.BotoCoreError, HTTPError) as error:
-            with facts(url=shown, received=received, expected=size):
+        began = monotonic()
+        with facts(url=shown, received=received, expected=size):
+            try:
+                chunk = read(CHUNK_SIZE)
+            except (exceptions.BotoCoreError, HTTPError) as error:
                 raise _failure(error) from error
+            waiting.count(monotonic() - began, len(chunk))
         if not chunk:
             break
         received += len(chunk)

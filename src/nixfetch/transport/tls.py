@@ -12,6 +12,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 from nixfetch.errors import TransportError
+from nixfetch.transport import causes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,10 +28,13 @@ class LazyTrust(ssl.SSLContext):
     Args:
         ca_file: PEM file of the authorities to believe; None: those of this machine, or the
             bundled ones (certifi) where the machine has none.
+        certificate: PEM file of the certificate that says who we are, and its chain.
+        key: PEM file of its key, where that is another one.
         machine: says where OpenSSL looks for the machine's.
     """
 
     _ca_file: str | None
+    _identity: tuple[str, str | None] | None
     _machine: Callable[[], ssl.DefaultVerifyPaths]
     _lock: Lock
     _loaded: bool
@@ -39,10 +43,14 @@ class LazyTrust(ssl.SSLContext):
         cls,
         ca_file: str | None = None,
         *,
+        certificate: str | None = None,
+        key: str | None = None,
         machine: Callable[[], ssl.DefaultVerifyPaths] = ssl.get_default_verify_paths,
     ) -> Self:
         context = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
         context._ca_file = ca_file
+        context._identity = (certificate, key) if certificate is not None else None
+        context.set_alpn_protocols(["http/1.1"])
         context._machine = machine
         context._lock = Lock()
         context._loaded = False
@@ -68,7 +76,22 @@ class LazyTrust(ssl.SSLContext):
                 import certifi
 
                 self._load_file(certifi.where())
+            if self._identity is not None:
+                self._load_identity(*self._identity)
             self._loaded = True
+
+    def _load_identity(self, certificate: str, key: str | None) -> None:
+        try:
+            # Asking for a password would stop a run that nobody watches.
+            self.load_cert_chain(certificate, key, password=_no_password)
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            raise CertificateFileError(
+                "cannot use the client certificate",
+                file=certificate,
+                key=key,
+                reason=causes.reason(error),
+                hint="both are PEM files, and the key has no password",
+            ) from error
 
     def _load_file(self, ca_file: str) -> None:
         try:
@@ -80,3 +103,7 @@ class LazyTrust(ssl.SSLContext):
                 reason=error.strerror or "not a PEM file of certificates",
                 hint="see NIX_SSL_CERT_FILE, SSL_CERT_FILE and ssl-cert-file",
             ) from error
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a password")

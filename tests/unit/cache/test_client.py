@@ -21,7 +21,7 @@ from nixfetch.plan.retry import RetrySchedule
 from nixfetch.plan.trust import FalseContentAddressError, TrustPolicy, UnsignedError
 from nixfetch.streams.codecs import CodecError, TruncatedError, UnsupportedCompressionError
 from nixfetch.streams.limits import TooLargeError
-from nixfetch.transport.base import Body, Range
+from nixfetch.transport.base import Body, Pace, Range
 from simulated_cache import (
     KEY,
     OTHER_KEY,
@@ -77,7 +77,9 @@ class FlakyEncoding:
         self.asked: list[Range | None] = []
 
     @contextmanager
-    def open(self, name: str, wanted: Range | None = None) -> Iterator[Body]:
+    def open(
+        self, name: str, wanted: Range | None = None, *, pace: Pace | None = None
+    ) -> Iterator[Body]:
         self.asked.append(wanted)
         if len(self.asked) > 1:
             start = 0 if wanted is None else wanted.start

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nixfetch.formats.storepath import StorePath
-    from nixfetch.transport.base import Range
+    from nixfetch.transport.base import Pace, Range
 
 BROKEN = Refused(times=100, retryable=False)
 
@@ -196,7 +196,9 @@ def test_what_each_one_said() -> None:
 
 def test_errors_of_this_machine_are_not_healed_by_another_cache() -> None:
     class Broken(SimulatedCache):
-        def open(self, name: str, wanted: Range | None = None) -> NoReturn:
+        def open(
+            self, name: str, wanted: Range | None = None, *, pace: Pace | None = None
+        ) -> NoReturn:
             raise StoreError("disk full")
 
     with pytest.raises(StoreError, match="disk full"):

@@ -5,6 +5,7 @@ import pytest
 from nixfetch.errors import TransportError
 from nixfetch.transport import (
     AuthenticationError,
+    ForbiddenError,
     NotFoundError,
     Range,
     UnsatisfiableRangeError,
@@ -30,7 +31,8 @@ def now() -> float:
 @pytest.mark.parametrize(
     ("statuses", "kind", "retryable"),
     [
-        ((403, 404, 410), NotFoundError, False),
+        ((404, 410), NotFoundError, False),
+        ((403,), ForbiddenError, False),
         ((401, 407), AuthenticationError, False),
         ((408, 425, 429, 500, 502, 503, 504), TransportError, True),
         ((416,), UnsatisfiableRangeError, False),

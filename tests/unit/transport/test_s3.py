@@ -17,7 +17,9 @@ from botocore.response import StreamingBody
 from nixfetch.errors import TransportError
 from nixfetch.transport import (
     AuthenticationError,
+    ForbiddenError,
     NotFoundError,
+    Pace,
     Range,
     TransportOptions,
     UnsatisfiableRangeError,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-OPTIONS = TransportOptions(trust_env=False, connect_timeout=5, stall_timeout=5)
+OPTIONS = TransportOptions(trust_env=False, pace=Pace(connect=5, stall=5))
 AMAZON: dict[str, Any] = {"bucket": "cache"}
 MINIO: dict[str, Any] = {"bucket": "cache", "addressing": "path"}
 
@@ -123,7 +125,7 @@ def nobody() -> boto3.Session:
 )
 def test_what_is_asked_for(session: boto3.Session, url: str, asked: str) -> None:
     with closing(connect(url, options=OPTIONS, session=session)) as transport:
-        client: Any = transport._client
+        client: Any = transport._client(OPTIONS.pace)
         signed = client.generate_presigned_url(
             "get_object", {"Bucket": transport._bucket, "Key": transport._key("x")}
         )
@@ -208,9 +210,9 @@ def failure(answer: Mapping[str, Any] | Exception, wanted: Range | None = None) 
     [
         ("NoSuchKey", 404, NotFoundError, False),
         ("404", 404, NotFoundError, False),
-        ("AccessDenied", 403, NotFoundError, False),
-        ("AllAccessDisabled", 403, NotFoundError, False),
-        ("403", 403, NotFoundError, False),
+        ("AccessDenied", 403, ForbiddenError, False),
+        ("AllAccessDisabled", 403, ForbiddenError, False),
+        ("403", 403, ForbiddenError, False),
         ("NoSuchBucket", 404, TransportError, False),
         ("ExpiredToken", 400, AuthenticationError, False),
         ("InvalidAccessKeyId", 403, AuthenticationError, False),
@@ -358,7 +360,7 @@ def test_each_request_is_made_once(
     session: boto3.Session, server: LoopbackServer, answer: Answer, *, retryable: bool
 ) -> None:
     server.faults["cache/x"] = answer
-    options = TransportOptions(trust_env=False, stall_timeout=0.2)
+    options = TransportOptions(trust_env=False, pace=Pace(stall=0.2))
     url = f"s3://cache?endpoint={server.url}"
     with (
         closing(connect(url, options=options, session=session)) as transport,
