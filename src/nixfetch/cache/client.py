@@ -10,20 +10,23 @@ import logging
 import random
 import threading
 import time
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from nixfetch.errors import TransportError, TrustError, facts
+from nixfetch.cache.download import ENCODING_WINDOW, Arriving, Download
+from nixfetch.cache.gate import Gate, Waits
+from nixfetch.cache.memory import Memory
+from nixfetch.errors import FormatError, NixfetchError, TransportError, TrustError, facts
 from nixfetch.formats import cacheinfo, narinfo
 from nixfetch.formats.cacheinfo import CacheInfo
-from nixfetch.formats.narinfo import NarInfo
+from nixfetch.formats.narinfo import NarInfo, NarInfoError
 from nixfetch.formats.signing import SIGNATURE_SIZE
 from nixfetch.formats.storepath import STORE_DIR, StorePath
 from nixfetch.plan.retry import RetrySchedule
 from nixfetch.streams import codecs
 from nixfetch.streams.limits import at_most, read_all
-from nixfetch.transport.base import NotFoundError, Range, UnsatisfiableRangeError
+from nixfetch.transport.base import AuthenticationError, ForbiddenError, NotFoundError, Pace
 from nixfetch.transport.urls import redacted
 
 if TYPE_CHECKING:
@@ -32,11 +35,10 @@ if TYPE_CHECKING:
     from nixfetch.plan.trust import Trusted, TrustPolicy
     from nixfetch.transport.base import Transport
 
-_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-_HEADWAY = 1024 * 1024  # bytes that a try must bring to count as a success
 _MOST_SIGNATURES = 32  # of one path that are kept; real ones have one or two
-_ENCODING_WINDOW = 8 * 1024 * 1024  # bytes; what RFC 8878 has HTTP's zstd need at most
+HEALABLE = (FormatError, TrustError, TransportError)
+"""What another cache may do better."""
 _SLACK = 1024 * 1024  # bytes that a compressed NAR may be larger than an eighth above its NAR
 
 
@@ -44,14 +46,16 @@ class WrongPathError(TrustError):
     """The cache answered with another path than it was asked for."""
 
 
-class NarGoneError(TransportError):
-    """The cache has the path's narinfo, and not its NAR any more."""
-
-    exit_code = 3
-
-
 class StoreDirError(TransportError):
     """The cache is for a store in another directory."""
+
+
+class OfflineError(TransportError):
+    """The cache is remote, and the run is to stay on this machine."""
+
+
+class NotNarInfoError(NarInfoError):
+    """A page for people came in the place of a narinfo."""
 
 
 class BinaryCache:
@@ -64,7 +68,12 @@ class BinaryCache:
         priority: int | None = None,
         trusted: bool = False,
         retry: RetrySchedule | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        pace: Pace | None = None,
+        memory: Memory | None = None,
+        throttle: Callable[[int], object] = lambda _: None,
+        offline: bool = False,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] | None = None,
         fraction: Callable[[], float] = random.random,
     ) -> None:
         """Use the cache behind `transport`, which becomes this object's to close.
@@ -74,17 +83,27 @@ class BinaryCache:
             priority: overrides the cache's own; lower is asked earlier.
             trusted: take its word without signatures (Nix's ``?trusted=1``).
             retry: how often to try, and how long to wait between tries.
-            sleep: waits for a number of seconds.
+            pace: how long an answer may take where there is no other cache.
+            memory: what it said lately, and what came of interrupted downloads.
+            throttle: is told of bytes as they arrive, and waits where there were too many.
+            offline: do not ask it: only what is remembered counts.
+            now: seconds, monotonic.
+            sleep: waits for a number of seconds; by default until the cache is closed at most.
             fraction: gives random numbers, at least 0 and below 1, for the jitter of waits.
         """
         self._transport = transport
         self._priority = priority
         self.trusted = trusted
-        self._retry = retry or RetrySchedule()
-        self._sleep = sleep
-        self._fraction = fraction
+        self._memory = memory or Memory()
+        self._throttle = throttle
+        self._offline = offline
+        self._waits = Waits(now=now, sleep=sleep, fraction=fraction)
+        schedule = retry or RetrySchedule()
+        self._small_gate = Gate(schedule, self._waits, pace or Pace())
+        self._nar_gate = Gate(schedule, self._waits, pace or Pace())
         self._info: CacheInfo | None = None
         self._info_lock = threading.Lock()
+        self._doors = _Doors()
 
     @property
     def url(self) -> str:
@@ -92,11 +111,16 @@ class BinaryCache:
         return self._transport.url
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Let go of connections; who waits for the cache gets an error at once."""
+        self._small_gate.close()
+        self._nar_gate.close()
         self._transport.close()
 
-    def info(self) -> CacheInfo:
+    def info(self, *, hurried: bool = False) -> CacheInfo:
         """What the cache says about itself, asked once; the defaults where it says nothing.
+
+        Args:
+            hurried: another cache is left; see `plan.health`.
 
         Raises:
             StoreDirError: it serves another store directory than ``/nix/store``.
@@ -105,70 +129,171 @@ class BinaryCache:
         """
         with self._info_lock, facts(cache=self.url):
             if self._info is None:
-                try:
-                    raw = self._small("nix-cache-info", cacheinfo.MAX_SIZE)
-                except NotFoundError:
-                    _log.warning("%s has no nix-cache-info: taking the defaults", self.url)
-                    info = CacheInfo()
-                else:
-                    info = CacheInfo.parse(raw)
+                raw = self._memory.cache_info(self.url)
+                if raw is None:
+                    raw = self._ask_info(hurried=hurried)
+                info = CacheInfo() if raw is None else CacheInfo.parse(raw)
                 if info.store_dir != STORE_DIR:
                     raise StoreDirError(
                         "cache is for another store directory", store_dir=info.store_dir
                     )
+                if raw is not None:
+                    self._memory.keep_cache_info(self.url, raw)
                 self._info = info
             return self._info
+
+    def _ask_info(self, *, hurried: bool) -> bytes | None:
+        try:
+            return self._small("nix-cache-info", cacheinfo.MAX_SIZE, hurried=hurried)
+        except NotFoundError as error:
+            if isinstance(error, ForbiddenError):
+                self._doors.info_is_forbidden = True
+            else:
+                _log.warning("%s has no nix-cache-info: taking the defaults", self.url)
+            return None
 
     @property
     def priority(self) -> int:
         """When to ask it: lower is earlier. Raises as `info` does."""
-        return self.info().priority if self._priority is None else self._priority
+        return self.info(hurried=True).priority if self._priority is None else self._priority
 
-    def narinfo(self, hash_part: str) -> NarInfo:
+    def narinfo(self, hash_part: str, *, hurried: bool = False, fresh: bool = False) -> NarInfo:
         """What the cache claims about the path with this hash part. Nothing is believed yet.
+
+        Args:
+            hash_part: of the path.
+            hurried: another cache is left; see `plan.health`.
+            fresh: ask, whatever is remembered.
 
         Raises:
             NotFoundError: it has no such path.
             NarInfoError: what it says is malformed.
             WrongPathError: what it says is about another path.
+            AuthenticationError: it wants other credentials.
             TransportError: it does not answer.
         """
         with facts(cache=self.url):
-            info = NarInfo.parse(self._small(f"{hash_part}.narinfo", narinfo.MAX_SIZE))
-            if info.path.hash_part != hash_part:
-                raise WrongPathError(
-                    "cache answered with another path", asked=hash_part, got=info.path
-                )
-            return info
+            if not fresh and (remembered := self._memory.narinfo(self.url, hash_part)) is not None:
+                if remembered.raw is None:
+                    raise NotFoundError("no such object", remembered=True)
+                try:
+                    return _parsed(remembered.raw, hash_part)
+                except HEALABLE as error:  # the cache itself may know better by now
+                    _log.info("%s: what is remembered is no good: %s", self.url, error)
+            return self._ask_narinfo(hash_part, hurried=hurried)
 
-    def lookup(self, path: StorePath, policy: TrustPolicy) -> Trusted:
+    def _ask_narinfo(self, hash_part: str, *, hurried: bool) -> NarInfo:
+        self._memory.forget(self.url, hash_part)
+        try:
+            raw = self._small(f"{hash_part}.narinfo", narinfo.MAX_SIZE, hurried=hurried)
+        except ForbiddenError as error:
+            raise self._forbidden(error, hurried=hurried) from error
+        except NotFoundError:
+            self._doors.has_answered = True
+            self._memory.keep_narinfo(self.url, hash_part, None)
+            raise
+        self._doors.has_answered = True
+        try:
+            info = _parsed(raw, hash_part)
+        except HEALABLE as error:
+            self._small_gate.disbelieved(error)
+            raise
+        self._memory.keep_narinfo(self.url, hash_part, raw)
+        return info
+
+    def _forbidden(self, error: ForbiddenError, *, hurried: bool) -> TransportError:
+        """What 403 means: a missing object, or a closed door.
+
+        Object stores that may not list their keys say so for what is not there. But those let
+        one read nix-cache-info, or some path.
+        """
+        doors = self._doors
+        if not doors.has_answered:
+            with suppress(*HEALABLE):
+                self.info(hurried=hurried)
+            if doors.info_is_forbidden:
+                closed = AuthenticationError(
+                    "cache refuses everything",
+                    hint="it answers 403 to all that is asked: are there credentials for it?",
+                    status=error.facts.get("status"),
+                )
+                self._small_gate.disbelieved(closed)
+                return closed
+        if not doors.warned:
+            doors.warned = True
+            _log.warning(
+                "%s: 403 is taken for a path that it does not have; if it should have it, look at"
+                " the credentials",
+                self.url,
+            )
+        missing = NotFoundError("no such object")
+        missing.facts = dict(error.facts)
+        return missing
+
+    def believed(self) -> None:
+        """Say that a NAR of it was good."""
+        self._nar_gate.believed()
+
+    def disbelieved(self, error: NixfetchError) -> None:
+        """Say that a NAR of it was no good."""
+        self._nar_gate.disbelieved(error)
+
+    def lookup(
+        self, path: StorePath, policy: TrustPolicy, *, hurried: bool = False, fresh: bool = False
+    ) -> Trusted:
         """What the cache says about `path`, once somebody whom `policy` trusts vouches for it.
+
+        Trust is never remembered: what is, is judged anew.
 
         Raises:
             UnsignedError, FalseContentAddressError, WeakHashError: nobody does.
             WrongPathError: the same hash part under another name; or as `narinfo`.
         """
-        info = self.narinfo(path.hash_part)
-        with facts(cache=self.url):
-            if info.path != path:
-                raise WrongPathError("cache answered with another path", asked=path, got=info.path)
-            return _slim(policy.admit(info, check=not self.trusted))
+        remembered = not fresh and self._memory.narinfo(self.url, path.hash_part) is not None
+        info = self.narinfo(path.hash_part, hurried=hurried, fresh=fresh)
+        try:
+            with facts(cache=self.url):
+                trusted = self._admitted(info, path, policy)
+        except TrustError as error:
+            if remembered:  # it may have been signed since
+                return self.lookup(path, policy, hurried=hurried, fresh=True)
+            self._memory.forget(self.url, path.hash_part)
+            self._small_gate.disbelieved(error)
+            raise
+        self._small_gate.believed()
+        return trusted
+
+    def _admitted(self, info: NarInfo, path: StorePath, policy: TrustPolicy) -> Trusted:
+        if info.path != path:
+            raise WrongPathError("cache answered with another path", asked=path, got=info.path)
+        return _slim(policy.admit(info, check=not self.trusted))
+
+    def forget(self, path: StorePath) -> bool:
+        """Forget what is remembered of `path`; whether something was."""
+        return self._memory.forget(self.url, path.hash_part)
 
     @contextmanager
     def nar(
-        self, trusted: Trusted, *, downloaded: Callable[[int], None] = lambda _: None
-    ) -> Iterator[Iterator[bytes]]:
+        self,
+        trusted: Trusted,
+        *,
+        downloaded: Callable[[int], None] = lambda _: None,
+        hurried: bool = False,
+        anew: bool = False,
+    ) -> Iterator[Download]:
         """The NAR of a path, decoded, as it comes.
 
         Example::
 
-            with cache.nar(trusted) as chunks:
-                for chunk in chunks:
+            with cache.nar(trusted) as download:
+                for chunk in download:
                     ...
 
         Args:
             trusted: what to download: no NAR is asked for on the word of a claim.
             downloaded: is told of bytes as they arrive, still compressed.
+            hurried: another cache is left; see `plan.health`.
+            anew: use nothing of an earlier download.
 
         Raises:
             NarGoneError: the narinfo is there, the NAR is not.
@@ -179,125 +304,74 @@ class BinaryCache:
         info = trusted.info
         shown = redacted(info.url)
         with facts(cache=self.url, url=shown):
+            self._check_online()
             # No codec makes data larger by an eighth: what goes on longer feeds us nothing.
             limit = info.nar_size + info.nar_size // 8 + _SLACK
-            arriving = _Arriving(self._transport, info.url, self._wait, downloaded, limit)
-            raw = at_most(arriving, limit, what="compressed archive")
-            decoded = codecs.decode(info.compression, raw)
+            partial = self._memory.claim(self.url, info)
+            if anew and partial is not None:
+                partial.restart(None)
+
+            arriving = Arriving(
+                self._transport,
+                info.url,
+                asking=self._nar_gate.asking(hurried=hurried),
+                downloaded=downloaded,
+                throttle=self._throttle,
+                limit=limit,
+                partial=partial,
+                sure=info.file_hash is not None,
+            )
             try:
-                yield _with_facts(decoded, cache=self.url, url=shown)
+                yield Download(trusted, arriving, limit=limit, cache=self.url, url=shown)
             finally:
                 arriving.close()
 
-    def _small(self, name: str, limit: int) -> bytes:
+    def _small(self, name: str, limit: int, *, hurried: bool) -> bytes:
         """A whole object of at most `limit` bytes, under no encoding."""
 
-        def once() -> bytes:
-            with self._transport.open(name) as body:
+        def once(pace: Pace) -> bytes:
+            with self._transport.open(name, pace=pace) as body:
                 # The limit counts before and after decoding: neither an endless body nor a
                 # small one that unfolds gets further.
                 chunks = at_most(body.chunks, limit, what=name)
                 if body.encoding is not None:
-                    chunks = codecs.decode(body.encoding, chunks, memory_limit=_ENCODING_WINDOW)
+                    chunks = codecs.decode(body.encoding, chunks, memory_limit=ENCODING_WINDOW)
                 return read_all(chunks, limit, what=name)
 
-        return self._persist(once)
+        self._check_online()
+        try:
+            raw = self._small_gate.ask(once, hurried=hurried)
+        except FormatError as error:
+            self._small_gate.disbelieved(error)
+            raise
+        self._throttle(len(raw))
+        return raw
 
-    def _persist(self, once: Callable[[], _T]) -> _T:
-        """Call `once` until it succeeds, or fails in a way or as often as ends it."""
-        failures = 0
-        while True:
-            try:
-                return once()
-            except TransportError as error:
-                failures += 1
-                self._wait(error, failures)
-
-    def _wait(self, error: TransportError, failures: int) -> None:
-        """Wait until the next try, or raise `error` when there is none."""
-        delay = None
-        if error.retryable:
-            delay = self._retry.delay(
-                failures, fraction=self._fraction(), retry_after=error.retry_after
-            )
-        if delay is None:
-            error.facts.setdefault("tries", failures)
-            raise error
-        _log.info("%s: %s; trying again in %.1f s", self.url, error, delay)
-        self._sleep(delay)
+    def _check_online(self) -> None:
+        if self._offline:
+            raise OfflineError("not asked: the run is offline", hint="leave out --offline")
 
 
-class _Arriving:
-    """An object's bytes, through interruptions: an iterator that goes on where a body broke off.
+@dataclass(slots=True)
+class _Doors:
+    """What a cache has let us see, to tell a missing object from a closed door."""
 
-    A server that cannot do ranges sends the whole again, and what came already is dropped; that
-    it is the same object is for the hash of the whole to say.
-    """
+    has_answered: bool = False
+    """It gave an object, or said 404."""
+    info_is_forbidden: bool = False
+    warned: bool = False
 
-    def __init__(
-        self,
-        transport: Transport,
-        name: str,
-        wait: Callable[[TransportError, int], None],
-        downloaded: Callable[[int], None],
-        limit: int,
-    ) -> None:
-        self._transport = transport
-        self._name = name
-        self._wait = wait
-        self._downloaded = downloaded
-        self._limit = limit  # bytes of one body, as it travels
-        self._received = 0  # bytes handed on
-        self._validator: str | None = None
-        self._encoded = False  # offsets of an encoded body are not those of what it holds
-        self._chunks = self._run()
 
-    def __iter__(self) -> Iterator[bytes]:
-        return self._chunks
-
-    def close(self) -> None:
-        """Let go of the connection, wherever the reading stands."""
-        close = getattr(self._chunks, "close", None)
-        if close is not None:
-            close()
-
-    def _run(self) -> Iterator[bytes]:
-        failures = 0
-        while True:
-            before = self._received
-            try:
-                yield from self._attempt()
-            except NotFoundError as error:
-                raise NarGoneError("the cache has the narinfo, but not its NAR") from error
-            except UnsatisfiableRangeError:
-                if not before:
-                    raise
-                return  # it broke off behind its last byte; the hash says whether that was all
-            except TransportError as error:
-                # What made headway is no failure in a row; a byte at a time is none.
-                failures = 1 if self._received - before >= _HEADWAY else failures + 1
-                self._wait(error, failures)
-            else:
-                return
-
-    def _attempt(self) -> Iterator[bytes]:
-        wanted = None
-        if self._received and not self._encoded:
-            wanted = Range(start=self._received, validator=self._validator)
-        with self._transport.open(self._name, wanted) as body:
-            chunks = body.chunks
-            if body.encoding is not None:
-                if body.start:
-                    raise TransportError("cannot resume an encoded body", encoding=body.encoding)
-                self._encoded = True
-                # Both sides count: an encoding can go on for ever and give nothing.
-                chunks = at_most(chunks, self._limit, what="encoded archive")
-                chunks = codecs.decode(body.encoding, chunks, memory_limit=_ENCODING_WINDOW)
-            self._validator = body.validator
-            for chunk in _from(self._received - body.start, chunks):
-                self._received += len(chunk)
-                self._downloaded(len(chunk))
-                yield chunk
+def _parsed(raw: bytes, hash_part: str) -> NarInfo:
+    if raw.lstrip()[:1] == b"<":
+        raise NotNarInfoError(
+            "not a narinfo but a page for people",
+            hint="somebody answers in the cache's place: a login page of this network, perhaps",
+        )
+    info = NarInfo.parse(raw)
+    if info.path.hash_part != hash_part:
+        raise WrongPathError("cache answered with another path", asked=hash_part, got=info.path)
+    return info
 
 
 def _slim(trusted: Trusted) -> Trusted:
@@ -310,24 +384,3 @@ def _slim(trusted: Trusted) -> Trusted:
     signatures.sort(key=lambda each: each.key_name not in trusted.signed_by)
     kept = tuple(signatures[:_MOST_SIGNATURES])
     return replace(trusted, info=replace(trusted.info, raw=b"", extra=(), signatures=kept))
-
-
-def _from(skip: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """`chunks` without the first `skip` bytes."""
-    for chunk in chunks:
-        if skip >= len(chunk):
-            skip -= len(chunk)
-            continue
-        yield chunk[skip:] if skip else chunk
-        skip = 0
-
-
-def _with_facts(chunks: Iterator[bytes], **known: object) -> Iterator[bytes]:
-    """`chunks`; errors of making the next one get to know where it came from."""
-    iterator = iter(chunks)
-    while True:
-        with facts(**known):
-            chunk = next(iterator, None)
-        if chunk is None:
-            return
-        yield chunk

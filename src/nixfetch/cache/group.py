@@ -11,22 +11,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from nixfetch.errors import FormatError, NixfetchError, TransportError, TrustError
+from nixfetch.cache.client import HEALABLE
+from nixfetch.cache.download import NarGoneError
 from nixfetch.formats.cacheinfo import DEFAULT_PRIORITY
 from nixfetch.plan.sources import Hunt, by_priority
 from nixfetch.transport.base import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
     from nixfetch.cache.client import BinaryCache
+    from nixfetch.errors import NixfetchError
     from nixfetch.formats.storepath import StorePath
     from nixfetch.plan.trust import Trusted, TrustPolicy
 
 _log = logging.getLogger(__name__)
-HEALABLE = (FormatError, TrustError, TransportError)
-"""What another cache may do better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,26 @@ class Found:
     cache: BinaryCache
     hunt: Hunt[BinaryCache]
 
+    @property
+    def hurried(self) -> bool:
+        """Whether another cache is left for it."""
+        return not self.hunt.is_last
+
 
 class CacheGroup:
     """The caches of a run. Close it, or leave its ``with`` block. Safe to share among threads."""
 
-    def __init__(self, caches: Iterable[BinaryCache]) -> None:
-        """Use `caches`, which become this object's to close; ties go to the earlier one."""
+    def __init__(
+        self, caches: Iterable[BinaryCache], *, on_close: Callable[[], object] = lambda: None
+    ) -> None:
+        """Use `caches`, which become this object's to close; ties go to the earlier one.
+
+        Args:
+            caches: as the user named them.
+            on_close: called when they are closed.
+        """
         self._caches = list(caches)
+        self._on_close = on_close
         self._ordered: list[BinaryCache] | None = None
         self._lock = threading.Lock()
 
@@ -61,6 +74,7 @@ class CacheGroup:
     def close(self) -> None:
         """Let go of all connections."""
         with ExitStack() as stack:
+            stack.callback(self._on_close)
             for cache in self._caches:
                 stack.callback(cache.close)
 
@@ -73,7 +87,7 @@ class CacheGroup:
         with self._lock:
             if self._ordered is None:
                 if len(self._caches) > 1:
-                    ranks = by_priority([_priority(cache) for cache in self._caches])
+                    ranks = by_priority(_priorities(self._caches))
                     self._ordered = [self._caches[rank] for rank in ranks]
                 else:
                     self._ordered = self._caches
@@ -100,8 +114,17 @@ class CacheGroup:
         Raises:
             As `find`.
         """
+        path = found.trusted.info.path
+        if isinstance(error, NarGoneError) and found.cache.forget(path):
+            # The narinfo was an old one; the cache may have another by now.
+            try:
+                trusted = found.cache.lookup(path, policy, hurried=found.hurried, fresh=True)
+            except HEALABLE as newer:
+                error = newer
+            else:
+                return Found(trusted, found.cache, found.hunt)
         found.hunt.failed(error)
-        return self._next(found.trusted.info.path, policy, found.hunt)
+        return self._next(path, policy, found.hunt)
 
     def resolve(self, hash_part: str) -> StorePath:
         """The full path with this hash part, on the word of the first cache that has one.
@@ -112,7 +135,7 @@ class CacheGroup:
         hunt = Hunt(hash_part, [(cache.url, cache) for cache in self.in_order()])
         while (cache := hunt.next()) is not None:
             try:
-                return cache.narinfo(hash_part).path
+                return cache.narinfo(hash_part, hurried=not hunt.is_last).path
             except HEALABLE as error:
                 hunt.failed(error)
         raise hunt.verdict(missing=NotFoundError)
@@ -120,12 +143,37 @@ class CacheGroup:
     def _next(self, path: StorePath, policy: TrustPolicy, hunt: Hunt[BinaryCache]) -> Found:
         while (cache := hunt.next()) is not None:
             try:
-                return Found(cache.lookup(path, policy), cache, hunt)
+                trusted = cache.lookup(path, policy, hurried=not hunt.is_last)
+                return Found(trusted, cache, hunt)
             except HEALABLE as error:
                 hunt.failed(error)
                 if not isinstance(error, NotFoundError):
                     _log.info("%s: %s", cache.url, error)
         raise hunt.verdict(missing=NotFoundError)
+
+
+def _priorities(caches: Sequence[BinaryCache]) -> list[int]:
+    """Of each cache; all are asked at once, so that dead ones cost their time only once."""
+    found = [DEFAULT_PRIORITY] * len(caches)
+    crashes: list[BaseException] = []
+
+    def ask(number: int) -> None:
+        try:
+            found[number] = _priority(caches[number])
+        except BaseException as error:  # noqa: BLE001 - raised below
+            crashes.append(error)
+
+    threads = [
+        threading.Thread(target=ask, args=[number], name="nixfetch-priority", daemon=True)
+        for number in range(len(caches))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for crash in crashes:
+        raise crash
+    return found
 
 
 def _priority(cache: BinaryCache) -> int:

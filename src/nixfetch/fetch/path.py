@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from nixfetch.cache.group import HEALABLE
+from nixfetch.cache.client import HEALABLE
+from nixfetch.errors import FormatError, StoreError, TransportError, TrustError
 from nixfetch.fetch.progress import Spent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
+    from nixfetch.cache.download import Download
     from nixfetch.cache.group import CacheGroup, Found
-    from nixfetch.plan.trust import TrustPolicy
+    from nixfetch.plan.trust import Trusted, TrustPolicy
     from nixfetch.store.local import LocalStore
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+_FULL = frozenset({"ENOSPC", "EDQUOT"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +117,126 @@ def unpack(
         NixfetchError: no cache gave it, or the store could not take it. Nothing is left.
     """
     begin = time.monotonic()
+
+    def write(trusted: Trusted, chunks: Iterator[bytes]) -> int:
+        with store.adding(trusted) as sink:
+            for chunk in chunks:
+                sink.write(chunk)
+        return sink.saved
+
+    done = transfer(
+        found,
+        write,
+        caches=caches,
+        policy=policy,
+        gauge=gauge,
+        started=started,
+        checkpoint=checkpoint,
+    )
+    gauge.flush()
+    seconds = time.monotonic() - begin
+    return Unpacked(done.found, done.attempts, gauge.total, done.result, seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Transferred(Generic[_T]):
+    """A NAR that came whole and was good."""
+
+    found: Found
+    attempts: int
+    result: _T
+    """Of writing it."""
+
+
+def transfer(
+    found: Found,
+    write: Callable[[Trusted, Iterator[bytes]], _T],
+    *,
+    caches: CacheGroup,
+    policy: TrustPolicy,
+    gauge: Gauge,
+    started: Callable[[Found], None] = lambda _: None,
+    checkpoint: Callable[[], None] = lambda: None,
+) -> Transferred[_T]:
+    """Have the NAR of one path written somewhere, from the next cache when one fails at it.
+
+    Args:
+        found: where to begin.
+        write: takes the decoded NAR, checks it, and leaves nothing when it raises.
+        caches: where to go on.
+        policy: whom to believe there.
+        gauge: is told of bytes.
+        started: is told of each cache that is tried; may raise what `write` may.
+        checkpoint: called between chunks; raises to give up.
+
+    Raises:
+        NixfetchError: no cache gave it, or the store could not take it.
+    """
     attempts = 0
+    anew = False
     while True:
         attempts += 1
-        started(found)
+        download: Download | None = None
         try:
+            started(found)
             with (
-                store.adding(found.trusted) as sink,
-                found.cache.nar(found.trusted, downloaded=gauge.downloaded) as chunks,
+                found.cache.nar(
+                    found.trusted, downloaded=gauge.downloaded, hurried=found.hurried, anew=anew
+                ) as download,
+                _keeping(download),
             ):
-                for chunk in chunks:
-                    checkpoint()
-                    gauge.decoded()
-                    sink.write(chunk)
-                    gauge.unpacked(len(chunk))
+                result = write(found.trusted, _measured(download, gauge, checkpoint))
         except HEALABLE as error:
+            blamed = not isinstance(error, TransportError)
+            if download is not None:
+                error.facts |= download.wrong_file or {}
+                if blamed and download.stitched and not anew:
+                    # Parts of two objects, perhaps: nobody is blamed before that is known.
+                    _log.info("%s: put together, and no good: %s", found.cache.url, error)
+                    anew = True
+                    continue
+            anew = False
+            if blamed:
+                found.cache.disbelieved(error)
             found = caches.find_next(found, error, policy)
         else:
-            gauge.flush()
-            seconds = time.monotonic() - begin
-            return Unpacked(found, attempts, gauge.total, sink.saved, seconds)
+            found.cache.believed()
+            _warn_of_wrong_file(found, download)
+            return Transferred(found, attempts, result)
+
+
+def _measured(
+    chunks: Iterable[bytes], gauge: Gauge, checkpoint: Callable[[], None]
+) -> Iterator[bytes]:
+    for chunk in chunks:
+        checkpoint()
+        gauge.decoded()
+        yield chunk
+        gauge.unpacked(len(chunk))
+
+
+@contextmanager
+def _keeping(download: Download) -> Iterator[None]:
+    """Keep what came of a download for the next run, unless it is done or was no good."""
+    try:
+        yield
+    except (FormatError, TrustError):
+        download.discard()
+        raise
+    except StoreError as error:
+        if error.facts.get("errno") in _FULL:
+            download.discard()
+        raise
+    download.discard()
+
+
+def _warn_of_wrong_file(found: Found, download: Download) -> None:
+    """The content is what was signed; the file that it came in is not what the cache says."""
+    if (wrong := download.wrong_file) is not None:
+        known = ", ".join(f"{name}={value}" for name, value in wrong.items())
+        _log.warning(
+            "%s: the file of %s is not the one that its narinfo names, though its content is: %s",
+            found.cache.url,
+            found.trusted.info.path,
+            known,
+        )

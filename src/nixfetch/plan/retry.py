@@ -39,6 +39,9 @@ class RetrySchedule:
             return None
         if retry_after is not None and retry_after > self.longest_asked:
             return None
+        return max(retry_after or 0.0, self.bound(failures) * fraction)
+
+    def bound(self, failures: int) -> float:
+        """Seconds that a wait after the failure of that number, from 1, is drawn below."""
         doublings = min(failures - 1, _MAX_DOUBLINGS)
-        bound = min(self.longest, self.base * 2.0**doublings)
-        return max(retry_after or 0.0, bound * fraction)
+        return min(self.longest, self.base * 2.0**doublings)

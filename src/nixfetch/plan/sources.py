@@ -81,6 +81,11 @@ class Hunt(Generic[_T]):
         self._at = self._left.pop() if self._left else None
         return None if self._at is None else self._at[1]
 
+    @property
+    def is_last(self) -> bool:
+        """Whether none is left but the one that `next` gave last."""
+        return not self._left
+
     def failed(self, error: NixfetchError) -> None:
         """Say why the cache that `next` gave last was no help."""
         assert self._at is not None
@@ -101,7 +106,7 @@ class Hunt(Generic[_T]):
             `MissingError` when every cache said just that; the one error of the one cache that
             was asked; or `AllSourcesFailedError`.
         """
-        if all(type(error) is missing for _, error in self._errors):
+        if all(isinstance(error, missing) for _, error in self._errors):
             asked = [url for url, _ in self._errors]
             lost = MissingError("path is in no cache", path=self._path, caches=asked)
             lost.errors = self.errors
@@ -110,7 +115,7 @@ class Hunt(Generic[_T]):
             [(url, error)] = self._errors
             error.facts = {"path": self._path, "cache": url, **error.facts}
             return error
-        failures = [error for _, error in self._errors if type(error) is not missing]
+        failures = [error for _, error in self._errors if not isinstance(error, missing)]
         worst = min(failures, key=_gravity)
         return AllSourcesFailedError(
             "no cache gave the path", self._errors, worst=worst, path=self._path

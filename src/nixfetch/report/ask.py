@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nixfetch.cache.client import WrongPathError
-from nixfetch.cache.group import HEALABLE
+from nixfetch.cache.client import HEALABLE, WrongPathError
 from nixfetch.errors import NixfetchError, TrustError, facts
 from nixfetch.plan.sources import Hunt
 from nixfetch.report.info import PathInfo

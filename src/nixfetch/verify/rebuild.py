@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nixfetch.cache.group import HEALABLE
+from nixfetch.cache.client import HEALABLE
 from nixfetch.errors import NixfetchError, TrustError
 from nixfetch.fetch.closure import LOOKUPS
 from nixfetch.formats.contentaddress import ContentAddress, Method

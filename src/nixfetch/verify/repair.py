@@ -23,8 +23,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nixfetch.cache.group import HEALABLE
 from nixfetch.errors import NixfetchError, StoreError, TrustError
+from nixfetch.fetch.path import Gauge, transfer
 from nixfetch.plan.content import WrongContentError
 from nixfetch.store import ContentMismatchError
 from nixfetch.store.disk import DiskError, disk_errors
@@ -39,9 +39,10 @@ if TYPE_CHECKING:
 
     from nixfetch.cache.group import CacheGroup, Found
     from nixfetch.formats.storepath import StorePath
-    from nixfetch.plan.trust import TrustPolicy
+    from nixfetch.plan.trust import Trusted, TrustPolicy
     from nixfetch.store import LocalStore, Registration
     from nixfetch.store.inodes import Inode
+    from nixfetch.store.replacing import Replacement
 
 _PAUSE = 0.1  # seconds between two looks at a lock that somebody else holds
 PATIENCE = 600.0  # seconds; another process may be downloading that very path
@@ -248,34 +249,34 @@ class _Run:
 
     def _replace(self, registration: Registration) -> str:
         """Fetch a fresh tree and exchange it; the URL of the cache that had it."""
-        found = self._caches.find(registration.path, self._policy)
-        while True:
-            found = self._of_same_content(found, registration)
-            try:
-                with (
-                    self._store.replacing(found.trusted) as fresh,
-                    found.cache.nar(found.trusted) as chunks,
-                ):
-                    for chunk in chunks:
-                        self._stop.check()
-                        fresh.sink.write(chunk)
-            except HEALABLE as error:
-                found = self._caches.find_next(found, error, self._policy)
-            else:
-                with self._lock:
-                    self._shared |= {inode for inode, more in fresh.shared.items() if more > 0}
-                return found.cache.url
 
-    def _of_same_content(self, found: Found, registration: Registration) -> Found:
-        """`found`, or the next cache that vouches for what is registered."""
-        while True:
-            info = found.trusted.info
-            if (info.nar_hash, info.nar_size) == (registration.nar_hash, registration.nar_size):
-                return found
-            error = OtherContentError(
-                "cache vouches for other content than is registered",
-                cache=found.cache.url,
-                expected=str(registration.nar_hash),
-                actual=str(info.nar_hash),
-            )
-            found = self._caches.find_next(found, error, self._policy)
+        def write(trusted: Trusted, chunks: Iterator[bytes]) -> Replacement:
+            with self._store.replacing(trusted) as fresh:
+                for chunk in chunks:
+                    fresh.sink.write(chunk)
+            return fresh
+
+        done = transfer(
+            self._caches.find(registration.path, self._policy),
+            write,
+            caches=self._caches,
+            policy=self._policy,
+            gauge=Gauge(lambda *_: None, now=time.monotonic),
+            started=partial(_of_same_content, registration),
+            checkpoint=self._stop.check,
+        )
+        with self._lock:
+            self._shared |= {inode for inode, more in done.result.shared.items() if more > 0}
+        return done.found.cache.url
+
+
+def _of_same_content(registration: Registration, found: Found) -> None:
+    """Refuse a cache that vouches for other content than what is registered."""
+    info = found.trusted.info
+    if (info.nar_hash, info.nar_size) != (registration.nar_hash, registration.nar_size):
+        raise OtherContentError(
+            "cache vouches for other content than is registered",
+            cache=found.cache.url,
+            expected=str(registration.nar_hash),
+            actual=str(info.nar_hash),
+        )

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nixfetch.cache import BinaryCache, WrongPathError
-from nixfetch.cache.client import NarGoneError, StoreDirError
+from nixfetch.cache.client import StoreDirError
+from nixfetch.cache.download import NarGoneError
 from nixfetch.errors import NixfetchError, TransportError, TrustError, facts
 from nixfetch.formats import cacheinfo, narinfo
 from nixfetch.formats.cacheinfo import CacheInfo, CacheInfoError
@@ -61,6 +62,7 @@ class Clock:
     def client(self, remote: SimulatedCache, **options: object) -> BinaryCache:
         return BinaryCache(
             remote,
+            now=lambda: sum(self.slept),
             sleep=self.slept.append,
             fraction=lambda: 0.5,
             **options,  # type: ignore[arg-type] # as BinaryCache has them

@@ -1,0 +1,287 @@
+"""The door to one kind of objects in one cache: threads wait here, and `plan.health` says why.
+
+While a cache is suspect, one thread asks at a time; the others wait for what it learns. Whoever
+waits is woken at once when the cache answers, when it is given up, and when the run is over.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+from nixfetch.errors import TransportError
+from nixfetch.plan.health import Budget, Health
+from nixfetch.transport.base import (
+    AuthenticationError,
+    NotFoundError,
+    Pace,
+    UnsatisfiableRangeError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nixfetch.errors import NixfetchError
+    from nixfetch.plan.retry import RetrySchedule
+
+_T = TypeVar("_T")
+_CONNECT, _STALL = 5.0, 10.0  # seconds, while another cache is left
+_LEAST = 0.5  # seconds: what is left of a budget may be too little for any answer
+
+
+class OutOfPatienceError(TransportError):
+    """The cache is not asked any more in this run.
+
+    Attributes:
+        exit_code: of what it failed with last.
+    """
+
+    def __init__(self, cause: NixfetchError) -> None:
+        super().__init__("cache is not asked any more", reason=str(cause), hint=cause.hint)
+        self.exit_code = cause.exit_code
+
+
+class ClosedCacheError(TransportError):
+    """The cache was closed while somebody waited for it."""
+
+
+class Waits:
+    """What all gates of one cache share: clock, chance, budget, and the end of the run."""
+
+    def __init__(
+        self,
+        *,
+        now: Callable[[], float],
+        sleep: Callable[[float], object] | None,
+        fraction: Callable[[], float],
+    ) -> None:
+        """Begin with a whole budget.
+
+        Args:
+            now: seconds, monotonic.
+            sleep: waits for a number of seconds; by default until the cache is closed at most.
+            fraction: random numbers, at least 0 and below 1.
+        """
+        self.now = now
+        self.over = threading.Event()
+        self.sleep = sleep or self.over.wait
+        self.fraction = fraction
+        self.budget = Budget()
+
+
+class Gate:
+    """Safe to share among threads."""
+
+    def __init__(self, schedule: RetrySchedule, waits: Waits, pace: Pace) -> None:
+        """A gate to a cache that is sound so far.
+
+        Args:
+            schedule: how often to try, and how long to wait in between.
+            waits: the cache's.
+            pace: how long an answer may take when there is no other cache.
+        """
+        self._schedule = schedule
+        self._waits = waits
+        self._pace = pace
+        self._health = Health(schedule, waits.budget)
+        self._last: NixfetchError | None = None
+        self._changed = threading.Condition()
+        self._probing = False
+
+    def ask(self, once: Callable[[Pace], _T], *, hurried: bool) -> _T:
+        """Call `once` until it succeeds, or fails in a way or as often as ends it.
+
+        Args:
+            once: a try, with the pace that it is to keep.
+            hurried: another cache is left, so that there is a budget.
+
+        Raises:
+            OutOfPatienceError: the cache has failed so often, or for so long, that it is out.
+            TransportError: the last failure.
+        """
+        asking = self.asking(hurried=hurried)
+        while True:
+            pace = asking.begin()
+            try:
+                result = once(pace)
+            except TransportError as error:
+                asking.failed(error)
+            except BaseException:
+                asking.leave()
+                raise
+            else:
+                asking.succeeded()
+                return result
+
+    def asking(self, *, hurried: bool) -> Asking:
+        """Somebody who wants an object, and may have to try more than once."""
+        return Asking(self, hurried=hurried)
+
+    def believed(self) -> None:
+        """What came through was good."""
+        with self._changed:
+            self._health.believed()
+
+    def disbelieved(self, error: NixfetchError) -> None:
+        """What came through was not what a cache should say."""
+        with self._changed:
+            self._last = error
+            self._health.disbelieved()
+
+    def close(self) -> None:
+        """Wake whoever waits: the run is over."""
+        self._waits.over.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    # For `Asking`.
+
+    def enter(self, *, hurried: bool, not_before: float) -> bool:
+        """Wait for one's turn; whether it is as the one who looks if the cache is back."""
+        waits, health = self._waits, self._health
+        with self._changed:
+            while True:
+                self._check(hurried=hurried)
+                if not health.is_suspect:
+                    break
+                if not self._probing:
+                    self._probing = True
+                    not_before = max(not_before, health.not_before)
+                    break
+                self._changed.wait()
+            probing = health.is_suspect
+        delay = not_before - waits.now()
+        if delay > 0:
+            try:
+                self._pause(delay, hurried=hurried)
+            except BaseException:
+                self.leave(probing=probing)
+                raise
+        return probing
+
+    def pace(self, *, hurried: bool) -> Pace:
+        """How long a try may take."""
+        if not hurried:
+            return self._pace
+        left = max(self._waits.budget.left, _LEAST)
+        return Pace(
+            connect=_least(self._pace.connect, _CONNECT, left),
+            stall=_least(self._pace.stall, _STALL, left),
+            slowest=self._pace.slowest,
+        )
+
+    def leave(self, *, probing: bool) -> None:
+        """Let the next one in."""
+        with self._changed:
+            if probing:
+                self._probing = False
+            self._changed.notify_all()
+
+    def failed(self, error: TransportError, *, began: float) -> None:
+        """A try that began at that time has failed."""
+        waits = self._waits
+        with self._changed:
+            if isinstance(error, NotFoundError | UnsatisfiableRangeError):
+                self._health.succeeded()  # it is an answer
+                return
+            self._last = error
+            if isinstance(error, AuthenticationError):
+                self._health.given_up(error)
+                return
+            self._health.failed(error, began=began, now=waits.now(), fraction=waits.fraction())
+
+    def succeeded(self) -> None:
+        """A try was good."""
+        with self._changed:
+            self._health.succeeded()
+
+    def delay(self, error: TransportError, failures: int) -> float | None:
+        """Seconds until the next try of one object after so many failures; None: no more."""
+        if not error.retryable:
+            return None
+        return self._schedule.delay(
+            failures, fraction=self._waits.fraction(), retry_after=error.retry_after
+        )
+
+    def now(self) -> float:
+        """Seconds, on the clock of the gate."""
+        return self._waits.now()
+
+    def _check(self, *, hurried: bool) -> None:
+        if self._waits.over.is_set():
+            raise ClosedCacheError("the cache was closed meanwhile")
+        if self._health.cause is not None:
+            raise OutOfPatienceError(self._health.cause)
+        if (
+            hurried
+            and self._last is not None
+            and (self._health.distrusted() or not self._waits.budget.left)
+        ):
+            raise OutOfPatienceError(self._last)
+
+    def _pause(self, seconds: float, *, hurried: bool) -> None:
+        waits = self._waits
+        if hurried and seconds > waits.budget.left:
+            assert self._last is not None
+            raise OutOfPatienceError(self._last)
+        began = waits.now()
+        waits.sleep(seconds)
+        if waits.over.is_set():
+            raise ClosedCacheError("the cache was closed meanwhile")
+        with self._changed:
+            waits.budget.spend(began, waits.now())
+
+
+class Asking:
+    """One object, through as many tries as it takes. For one thread."""
+
+    def __init__(self, gate: Gate, *, hurried: bool) -> None:
+        self._gate = gate
+        self._hurried = hurried
+        self._probing = False
+        self._began = self._not_before = 0.0
+        self._failures = 0  # in a row
+
+    def begin(self) -> Pace:
+        """Wait until a try may begin; how long it may take.
+
+        Raises:
+            OutOfPatienceError: none may any more.
+            ClosedCacheError: the run is over.
+        """
+        gate = self._gate
+        self._probing = gate.enter(hurried=self._hurried, not_before=self._not_before)
+        self._began = gate.now()
+        return gate.pace(hurried=self._hurried)
+
+    def failed(self, error: TransportError, *, headway: bool = False) -> None:
+        """The try has failed; returns when there may be another one, raises `error` if not.
+
+        Args:
+            error: why.
+            headway: it brought so much that it is no failure in a row.
+        """
+        gate = self._gate
+        self._failures = 1 if headway else self._failures + 1
+        if headway:
+            gate.succeeded()
+        gate.failed(error, began=self._began)
+        gate.leave(probing=self._probing)
+        delay = gate.delay(error, self._failures)
+        if delay is None:
+            error.facts.setdefault("tries", self._failures)
+            raise error
+        self._not_before = gate.now() + delay
+
+    def succeeded(self) -> None:
+        """The try was good."""
+        self._gate.succeeded()
+        self.leave()
+
+    def leave(self) -> None:
+        """The try came to no end that says anything about the cache."""
+        self._gate.leave(probing=self._probing)
+
+
+def _least(*seconds: float | None) -> float:
+    return min(each for each in seconds if each is not None)
