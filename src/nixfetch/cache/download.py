@@ -169,7 +169,10 @@ class Arriving:
             self._validator = body.validator
             if self._partial is not None and not self._received:
                 self._partial.restart(body.validator)
+            enough = self._received + _HEADWAY
             for chunk in _from(self._received - body.start, chunks, self._throttle):
+                if self._received < enough <= self._received + len(chunk):
+                    self._asking.works()
                 self._received += len(chunk)
                 self._downloaded(len(chunk))
                 if self._partial is not None and keeps:

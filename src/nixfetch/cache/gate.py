@@ -266,21 +266,26 @@ class Asking:
         if headway:
             gate.succeeded()
         gate.failed(error, began=self._began)
-        gate.leave(probing=self._probing)
+        self.leave()
         delay = gate.delay(error, self._failures)
         if delay is None:
             error.facts.setdefault("tries", self._failures)
             raise error
         self._not_before = gate.now() + delay
 
-    def succeeded(self) -> None:
-        """The try was good."""
+    def works(self) -> None:
+        """The try goes well so far: nobody has to wait for its end."""
         self._gate.succeeded()
         self.leave()
+
+    def succeeded(self) -> None:
+        """The try was good."""
+        self.works()
 
     def leave(self) -> None:
         """The try came to no end that says anything about the cache."""
         self._gate.leave(probing=self._probing)
+        self._probing = False
 
 
 def _least(*seconds: float | None) -> float:
