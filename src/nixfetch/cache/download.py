@@ -123,7 +123,9 @@ class Arriving:
                 if not before:
                     asking.failed(error)
                 asking.leave()
-                return  # it broke off behind its last byte; the hash says whether that was all
+                # It broke off behind its last byte, or is another one: the hash will say.
+                self.stitched = True
+                return
             except BrokenAnswerError as error:
                 self._ranges = self._ranges and not before
                 asking.failed(error)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from nixfetch.cache.client import HEALABLE
+from nixfetch.cache.download import NarGoneError
 from nixfetch.errors import FormatError, StoreError, TransportError, TrustError
 from nixfetch.fetch.progress import Spent
 
@@ -196,7 +197,7 @@ def transfer(
                     anew = True
                     continue
             anew = False
-            if blamed:
+            if blamed or isinstance(error, NarGoneError):
                 found.cache.disbelieved(error)
             found = caches.find_next(found, error, policy)
         else:
