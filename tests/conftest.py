@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,18 @@ _EXCUSES = (
     "this Nix is not strict yet",
     "this nix has no --json-format",
     "argparse lays help out anew",
+    "no XFS here",
 )
 """What a reason may say in spite of NIXFETCH_TEST_STRICT."""
+
+# A shell has its background jobs ignore Ctrl-C, nohup the end of a terminal, and all that they
+# start inherits it. Tests send these signals, and wait for what comes of them.
+for _number, _usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 settings.register_profile(
     "deterministic",  # the default, and what CI runs: the same examples each time

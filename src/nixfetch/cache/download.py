@@ -147,7 +147,8 @@ class Arriving:
         if partial.validator is None and not self._sure:
             partial.restart(None)
             return
-        self._validator = partial.validator
+        # Where the content is known, other caches share the file, and name versions otherwise.
+        self._validator = None if self._sure else partial.validator
         self.stitched = True
         for chunk in partial.read():
             self._received += len(chunk)
@@ -175,10 +176,10 @@ class Arriving:
             for chunk in _from(self._received - body.start, chunks, self._throttle):
                 if self._received < enough <= self._received + len(chunk):
                     self._asking.works()
+                if self._partial is not None and keeps and self._partial.size == self._received:
+                    self._partial.append(chunk)
                 self._received += len(chunk)
                 self._downloaded(len(chunk))
-                if self._partial is not None and keeps:
-                    self._partial.append(chunk)
                 yield chunk
 
 

@@ -1,4 +1,4 @@
-"""What caches said lately: narinfos and nix-cache-infos, in SQLite, shared by threads and processes.
+"""What caches said lately: narinfos and nix-cache-infos, in SQLite, shared by processes.
 
     ~/.cache/nixfetch/memo-v1.sqlite     cache URL, hash part -> raw text, or that there was none
 
@@ -42,13 +42,14 @@ MAX_RAW = 256 * 1024  # bytes of one text; the largest real narinfo seen has 208
 MOST = 64 * 1024 * 1024  # bytes of the file; 40 000 narinfos of the usual size
 
 _BUSY = 2.0  # seconds to wait for other processes, which have a few rows to write each
-_GATHER = 256  # rows written together; a transaction costs as much as ten of them
+_GATHER = 256  # rows written together: who writes keeps other processes from it
 _GATHER_BYTES = 1024 * 1024  # of text written together
 _LINGER = 0.5  # seconds that what is gathered may be lost to a kill
 _SHARE = 8  # the part of all rows that goes when there are too many
 _LOG_SIZE = 4 * 1024 * 1024  # bytes of the write-ahead log that stay allocated
 _INFO = "nix-cache-info"  # in the place of a hash part
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}  # or no such table
+_ERRORS = (sqlite3.Error, UnicodeDecodeError)  # the latter: a message with names that are damaged
 _STAMP = (0x6E786D6F, 1)  # application id and version of the schema
 _TABLE = (
     "create table said (id integer primary key, cache blob not null, name blob not null,"
@@ -59,7 +60,7 @@ _DELETE = "delete from said where cache = ? and name = ?"
 _INSERT = "insert or replace into said (cache, name, raw, at) values (?, ?, ?, ?)"
 _SHRINK = (
     "delete from said where id in (select id from said order by id"
-    f" limit (select count(*) / {_SHARE} + 1 from said))"
+    " limit (select count(*) / ? + 1 from said))"
 )
 
 
@@ -176,13 +177,12 @@ class Memo:
             return None
         try:
             row = connection.execute(_SELECT, key).fetchone()
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             self._failed(error)
             return None
-        match row:
-            case (bytes() | None, int()):
-                return row
-        return None
+        if row is None or not isinstance(row[0], bytes | None) or not isinstance(row[1], int):
+            return None  # columns hold anything where somebody else wrote them
+        return row[0], row[1]
 
     def _keep(self, key: _Key, raw: bytes | None) -> None:
         if raw is None or len(raw) <= MAX_RAW:
@@ -217,9 +217,9 @@ class Memo:
                     _INSERT, ((*key, *said) for key, said in fresh.items() if said)
                 )
                 while _used(connection) > self._most:
-                    if not connection.execute(_SHRINK).rowcount:
+                    if not connection.execute(_SHRINK, (_SHARE,)).rowcount:
                         break
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             self._failed(error)
 
     def _open(self) -> sqlite3.Connection | None:
@@ -227,15 +227,13 @@ class Memo:
             try:
                 self._inode = _made(self._file)
                 self._connection = _connected(self._file, self._busy)
-            except (OSError, sqlite3.Error) as error:
+            except (OSError, *_ERRORS) as error:
                 self._failed(error)
         return self._connection
 
-    def _failed(self, error: OSError | sqlite3.Error) -> None:
+    def _failed(self, error: Exception) -> None:
         """Go on with a new file, once and where the old one is damaged; else without one."""
-        damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
-        if damaged and not self._made_anew:
-            _log.info("making %s anew: %s", self._file, error)
+        if _is_damage(error) and not self._made_anew:
             self._made_anew = True
             self._disconnect()
             try:
@@ -243,6 +241,7 @@ class Memo:
             except OSError as refusal:
                 error = refusal
             else:
+                _log.info("making %s anew: %s", self._file, error)
                 return
         _log.info("remembering nothing of what caches say: %s: %s", self._file, error)
         self._give_up()
@@ -255,13 +254,18 @@ class Memo:
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(sqlite3.Error):
+            with suppress(*_ERRORS):
                 connection.close()
 
 
 def _key(cache: str, name: str) -> _Key:
     # Bytes, as a URL may hold what is no UTF-8.
     return cache.encode("utf-8", "surrogatepass"), name.encode("utf-8", "surrogatepass")
+
+
+def _is_damage(error: Exception) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return isinstance(error, UnicodeDecodeError) or code in _DAMAGED
 
 
 def _made(file: Path) -> int:
@@ -319,7 +323,7 @@ def _connected(file: Path, busy: float) -> sqlite3.Connection:
 
     Raises:
         OSError: it is another program's, or of a later version.
-        sqlite3.Error: it cannot be opened.
+        sqlite3.Error, UnicodeDecodeError: it cannot be opened.
     """
     connection = sqlite3.connect(
         f"file://{quote(os.fsencode(file.absolute()))}?mode=rw",

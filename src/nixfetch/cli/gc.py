@@ -4,10 +4,14 @@ Roots are what `nixfetch roots list` shows, and what running processes use or ar
 store may be in use meanwhile. Prints the deleted paths, the oldest first among those that nothing
 refers to. What dead processes left behind, and files that no path uses any more, go too.
 
+After `nixfetch verify --rebuild-db` could not register all that was there, nothing is deleted:
+those trees would go, and what only they refer to. --unregistered says that they may.
+
 SIZE is in bytes, or ends in K, M, G or T, which are powers of 1024. With --keep-free and
 --max-delete both, the smaller amount is deleted.
 
-Exits with 6 when something could not be removed (the rest is), 75 when another collector works.
+Exits with 6 when something could not be removed (the rest is) or there are such trees, 75 when
+another collector works.
 """
 
 from __future__ import annotations
@@ -43,11 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=size,
         help="delete no more paths as soon as SIZE is freed",
     )
+    parser.add_argument(
+        "--unregistered",
+        action="store_true",
+        help="delete also what `verify --rebuild-db` could not register",
+    )
 
 
 def run(args: argparse.Namespace, context: Context) -> int:
     from pathlib import Path
 
+    from nixfetch.cache.partial import Partials
     from nixfetch.cli.roots import existing_store
     from nixfetch.store.collect import collect
     from nixfetch.store.layout import Layout
@@ -62,8 +72,11 @@ def run(args: argparse.Namespace, context: Context) -> int:
             dry_run=args.dry_run,
             keep_free=args.keep_free,
             max_delete=args.max_delete,
+            unregistered_too=args.unregistered,
             on_deleted=lambda path: None if context.config.json else context.output.line(str(path)),
         )
+        if not args.dry_run:
+            Partials(store.layout.partial).sweep()
     if context.config.json:
         context.output.line(json.dumps(_report(collected, context, dry_run=args.dry_run)))
     return _say(collected, context, dry_run=args.dry_run)

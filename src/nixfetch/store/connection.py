@@ -111,6 +111,9 @@ class Connection:
             yield
         except sqlite3.Error as error:
             raise refused(error, self.file) from error
+        except UnicodeDecodeError as error:  # the message quotes a name of a damaged schema
+            damage = sqlite3.OperationalError("the names of its tables are damaged")
+            raise refused(damage, self.file) from error
 
     @contextmanager
     def writing(self) -> Iterator[None]:

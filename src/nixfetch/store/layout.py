@@ -3,7 +3,7 @@
 ROOT/nix/store/<base>                       the paths
 ROOT/nix/var/nix/db/{db.sqlite,schema,big-lock}
 ROOT/nix/var/nix/{temproots,gcroots,profiles,gc.lock,gc-socket/socket}
-ROOT/nix/var/nixfetch/{inflight,newlinks}   our own
+ROOT/nix/var/nixfetch/{inflight,newlinks,partial,unregistered}   our own
 """
 
 from __future__ import annotations
@@ -88,6 +88,16 @@ class Layout:
     def inflight(self) -> Path:
         """Lists of what running processes are making in the store directory; our own."""
         return self.root / "nix/var/nixfetch/inflight"
+
+    @property
+    def partial(self) -> Path:
+        """Compressed bytes of interrupted downloads; our own."""
+        return self.root / "nix/var/nixfetch/partial"
+
+    @property
+    def unregistered(self) -> Path:
+        """A list of trees that a rebuild of the database could not register; our own."""
+        return self.root / "nix/var/nixfetch/unregistered"
 
     def physical(self, path: StorePath) -> Path:
         """Where `path` lies on this machine."""

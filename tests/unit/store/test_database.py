@@ -297,6 +297,18 @@ def test_garbage_is_no_database(memory_path: Path, *, read_only: bool) -> None:
     assert caught.value.exit_code == 6
 
 
+def test_a_name_of_a_table_that_is_no_text(memory_path: Path) -> None:
+    # SQLite's message quotes it, and Python cannot read the message.
+    Database(memory_path).close()
+    file = memory_path / "db.sqlite"
+    content = file.read_bytes()
+    assert b"ValidPaths" in content
+    file.write_bytes(content.replace(b"ValidPaths", b"ValidPath\x80"))
+    with pytest.raises(DatabaseError) as caught:
+        Database(memory_path).all_valid()
+    assert "the store's database" in caught.value.problem
+
+
 @pytest.mark.parametrize("version", ["11", "9", "garbage", "1" * 100])
 def test_another_schema_is_refused(memory_path: Path, version: str) -> None:
     (memory_path / "schema").write_text(version)
