@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _EXCUSES = (
     "root may read everything",
+    "root may write anywhere",
     "only an ordinary user",
     "this Nix is not strict yet",
     "this nix has no --json-format",

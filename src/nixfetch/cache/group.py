@@ -1,6 +1,7 @@
 """Several caches as one, in strict order of priority.
 
-A second cache is asked only for what the first lacks or fails at.
+A second cache is asked only for what the first lacks or fails at. Where a race is wanted, caches of
+equal priority are asked together, and the one whose NAR is cheapest to decode is taken.
 """
 
 from __future__ import annotations
@@ -9,19 +10,21 @@ import logging
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Self
 
-from nixfetch.cache.client import HEALABLE
+from nixfetch.cache.client import HEALABLE, BinaryCache
 from nixfetch.cache.download import NarGoneError
+from nixfetch.cache.race import race
 from nixfetch.formats.cacheinfo import DEFAULT_PRIORITY
-from nixfetch.plan.sources import Hunt, by_priority
+from nixfetch.plan.sources import Hunt, by_priority, decoding_cost
 from nixfetch.transport.base import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
-    from nixfetch.cache.client import BinaryCache
     from nixfetch.errors import NixfetchError
     from nixfetch.formats.storepath import StorePath
     from nixfetch.plan.trust import Trusted, TrustPolicy
@@ -47,15 +50,22 @@ class CacheGroup:
     """The caches of a run. Close it, or leave its ``with`` block. Safe to share among threads."""
 
     def __init__(
-        self, caches: Iterable[BinaryCache], *, on_close: Callable[[], object] = lambda: None
+        self,
+        caches: Iterable[BinaryCache],
+        *,
+        race: bool = False,
+        on_close: Callable[[], object] = lambda: None,
     ) -> None:
         """Use `caches`, which become this object's to close; ties go to the earlier one.
 
         Args:
             caches: as the user named them.
+            race: ask caches of equal priority together.
             on_close: called when they are closed.
         """
         self._caches = list(caches)
+        self._race = race
+        self._ties: list[list[BinaryCache]] = []  # in order, those of equal priority together
         self._on_close = on_close
         self._ordered: list[BinaryCache] | None = None
         self._lock = threading.Lock()
@@ -86,11 +96,15 @@ class CacheGroup:
         """
         with self._lock:
             if self._ordered is None:
-                if len(self._caches) > 1:
-                    ranks = by_priority(_priorities(self._caches))
-                    self._ordered = [self._caches[rank] for rank in ranks]
-                else:
-                    self._ordered = self._caches
+                priorities = (
+                    _priorities(self._caches)
+                    if len(self._caches) > 1
+                    else [DEFAULT_PRIORITY] * len(self._caches)
+                )
+                self._ordered = [self._caches[rank] for rank in by_priority(priorities)]
+                known = dict(zip(map(id, self._caches), priorities, strict=False))
+                ties = groupby(self._ordered, key=lambda cache: known[id(cache)])
+                self._ties = [list(tie) for _, tie in ties]
             return self._ordered
 
     def find(self, path: StorePath, policy: TrustPolicy) -> Found:
@@ -101,7 +115,28 @@ class CacheGroup:
             NixfetchError: no cache has it in a form to be believed; says what each answered.
         """
         caches = self.in_order()
-        return self._next(path, policy, Hunt(str(path), [(cache.url, cache) for cache in caches]))
+        hunt = Hunt(str(path), [(cache.url, cache) for cache in caches])
+        if self._race and len(self._ties) < len(caches):
+            return self._after_races(path, policy, hunt)
+        return self._next(path, policy, hunt)
+
+    def _after_races(self, path: StorePath, policy: TrustPolicy, hunt: Hunt[BinaryCache]) -> Found:
+        for tie in self._ties:
+            is_last = tie is self._ties[-1] and len(tie) == 1
+            finish = race(
+                tie,
+                partial(BinaryCache.lookup, path=path, policy=policy, hurried=not is_last),
+                cost=lambda trusted: (
+                    decoding_cost(trusted.info.compression),
+                    trusted.info.file_size or trusted.info.nar_size,
+                ),
+            )
+            hunt.raced(finish.order, finish.errors)
+            if finish.best is not None:
+                cache = hunt.next()
+                assert cache is not None
+                return Found(finish.best, cache, hunt)
+        raise hunt.verdict(missing=NotFoundError)
 
     def find_next(self, found: Found, error: NixfetchError, policy: TrustPolicy) -> Found:
         """The next cache for a path whose NAR was no good.

@@ -61,6 +61,14 @@ def by_priority(priorities: Sequence[int]) -> list[int]:
     return sorted(range(len(priorities)), key=priorities.__getitem__)
 
 
+def decoding_cost(compression: str) -> int:
+    """What a compression costs to undo, beside others: the lower, the better."""
+    return _COSTS.get(compression, max(_COSTS.values()))
+
+
+_COSTS = {"none": 0, "": 0, "lz4": 1, "zstd": 1, "gzip": 2, "br": 2, "xz": 4, "lzma": 4, "lzip": 4}
+
+
 class Hunt(Generic[_T]):
     """The search for one store path through several caches."""
 
@@ -85,6 +93,21 @@ class Hunt(Generic[_T]):
     def is_last(self) -> bool:
         """Whether none is left but the one that `next` gave last."""
         return not self._left
+
+    def raced(self, order: Sequence[_T], errors: Sequence[tuple[_T, NixfetchError]]) -> None:
+        """Say that some of the caches that are left were asked at once.
+
+        Args:
+            order: those that are worth going to, the best first; they come next.
+            errors: why the others of them were no help.
+        """
+        left = {id(handle): (url, handle) for url, handle in self._left}
+        for handle, error in errors:
+            url, _ = left.pop(id(handle))
+            self._errors.append((url, error))
+        first = [left.pop(id(handle)) for handle in order]
+        rest = [source for source in self._left if id(source[1]) in left]
+        self._left = [*rest, *reversed(first)]
 
     def failed(self, error: NixfetchError) -> None:
         """Say why the cache that `next` gave last was no help."""
