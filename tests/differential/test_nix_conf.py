@@ -109,6 +109,12 @@ def _stall_timeout(config: Config) -> int:
     return 300 if config.origins["stall_timeout"] == "default" else config.stall_timeout or 0
 
 
+def _negative_ttl(config: Config) -> int:
+    """The same."""
+    ours = config.origins["narinfo_negative_ttl"] == "default"
+    return 3600 if ours else config.narinfo_negative_ttl
+
+
 def as_nix(config: Config) -> dict[str, object]:
     """Our settings by the names of Nix; "no limit" is 0 again."""
     no_limit = config.connections == MAX_CONNECTIONS
@@ -121,12 +127,12 @@ def as_nix(config: Config) -> dict[str, object]:
         "connect-timeout": config.connect_timeout or 0,
         "stalled-download-timeout": _stall_timeout(config),
         "download-attempts": config.download_attempts,
-        "download-speed": config.download_speed or 0,
+        "download-speed": (config.bandwidth or 0) // 1024,
         "netrc-file": config.netrc_file,
         "ssl-cert-file": config.ca_file,
         "user-agent-suffix": config.user_agent_suffix,
         "narinfo-cache-positive-ttl": config.narinfo_positive_ttl,
-        "narinfo-cache-negative-ttl": config.narinfo_negative_ttl,
+        "narinfo-cache-negative-ttl": _negative_ttl(config),
         "narinfo-cache-meta-ttl": config.cache_info_ttl,
     }
 
@@ -189,7 +195,8 @@ CASES: dict[str, dict[str, str]] = {
     },
     "numbers": {
         "nix.conf": "connect-timeout = +07\nhttp-connections = 0\nstalled-download-timeout = 0\n"
-        "download-attempts = 9\nnarinfo-cache-positive-ttl = 5\nnarinfo-cache-negative-ttl = 0\n"
+        "download-attempts = 9\ndownload-speed = 7\nnarinfo-cache-positive-ttl = 5\n"
+        "narinfo-cache-negative-ttl = 0\n"
     },
     "stores among caches": {
         "nix.conf": "substituters = daemon https://a?priority=10&trusted=1 ssh://u@h /mnt s3://b?region=x\n"

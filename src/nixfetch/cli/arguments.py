@@ -109,6 +109,10 @@ def add_global_flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         add("--no-check-sigs", action="store_true", help="accept paths that nobody signed"),
         add("--sigs-needed", metavar="N", help="signatures of N different keys are needed"),
         add("--jobs", metavar="N", help="paths unpacked at the same time"),
+        add("--bandwidth", metavar="RATE", help="bytes a second to download at most: 500K, 10M"),
+        add("--offline", action="store_true", help="ask no cache but directories"),
+        add("--race", action="store_true", help="ask caches of equal priority at the same time"),
+        add("--refresh", action="store_true", help="ask anew, whatever is remembered of caches"),
         add("--json", action="store_true", help="JSON on stdout"),
         add(
             "--progress",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nixfetch.errors import NixfetchError, facts
@@ -38,6 +38,8 @@ class Context:
     output: Output
     steerable: bool = False
     """Whether stderr is a terminal that can move its cursor."""
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The environment, for secrets that it holds."""
 
     @classmethod
     def load(
@@ -70,7 +72,7 @@ class Context:
         for note in settings.skipped:
             logs.note(note)
         steerable = output.on_terminal() and environ.get("TERM", "dumb") != "dumb"
-        return cls(settings, output, steerable)
+        return cls(settings, output, steerable, environ)
 
     def store(
         self, *, read_only: bool = False, durable: bool = True, dedup: bool = True
@@ -106,33 +108,18 @@ class Context:
         """The caches, none of them asked yet.
 
         Raises:
-            CacheUrlError: a URL that is none.
+            ConfigError: a URL that is none, or credentials that cannot be read.
         """
+        from nixfetch.cli.caches import open_configured
         from nixfetch.config import ConfigError
-        from nixfetch.config.caches import open_caches
-        from nixfetch.plan.retry import RetrySchedule
-        from nixfetch.transport import Pace, TransportOptions, UrlError
+        from nixfetch.transport import UrlError
 
-        options = TransportOptions(
-            pace=Pace(connect=self.config.connect_timeout, stall=self.config.stall_timeout),
-            connections=self.config.connections,
-            ca_file=self.config.ca_file,
-            user_agent=self._user_agent(),
-        )
-        retry = RetrySchedule(tries=self.config.download_attempts)
         try:
-            return open_caches(self.config.substituters, options=options, retry=retry)
+            return open_configured(self.config, self.environ)
         except UrlError as error:
             origin = self.config.origins.get("substituters", "")
             kind = UsageError if origin.startswith("flag ") else ConfigError
             raise kind(error.problem, hint=error.hint, **error.facts) from error
-
-    def _user_agent(self) -> str | None:
-        from nixfetch.transport import TransportOptions
-        from nixfetch.transport.options import user_agent
-
-        suffix = self.config.user_agent_suffix
-        return f"{user_agent(TransportOptions())} {suffix}" if suffix else None
 
     def paths(self, texts: list[str], *, caches: CacheGroup | None = None) -> list[StorePath]:
         """The store paths that the user means.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nixfetch.cli.roots import root_name
@@ -19,8 +20,15 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
+    from nixfetch.cache import CacheGroup
     from nixfetch.cli.context import Context
+    from nixfetch.cli.progress import Progress
+    from nixfetch.cli.unfinished import Unfinished
+    from nixfetch.errors import NixfetchError
     from nixfetch.fetch import Report
+    from nixfetch.fetch.progress import Event
+    from nixfetch.formats.storepath import StorePath
+    from nixfetch.plan.trust import TrustPolicy
     from nixfetch.store import LocalStore
 
 SUMMARY = "store paths and all that they refer to, into the store"
@@ -59,8 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, context: Context) -> int:
-    from nixfetch.cli.progress import showing_progress
-    from nixfetch.fetch import FetchFailedError, fetch_closure
+    from pathlib import Path
+
+    from nixfetch.cli.unfinished import Unfinished
+    from nixfetch.errors import StoreError
 
     policy = context.policy()
     with context.caches() as caches:
@@ -68,42 +78,89 @@ def run(args: argparse.Namespace, context: Context) -> int:
         if not paths:
             raise lost[0]
         _check_roots(args.root, len(paths))
-        with _opened(args, context) as store:
-            failure = None
-            with showing_progress(context) as progress:
-                try:
-                    report = fetch_closure(
-                        paths,
-                        caches=caches,
-                        policy=policy,
-                        store=store,
-                        jobs=context.config.jobs,
-                        whole=not args.no_closure,
-                        dry_run=args.dry_run,
-                        min_free=args.min_free,
-                        on_event=progress.show,
-                    )
-                except FetchFailedError as error:
-                    failure, report = error, error.report
-            if args.dry_run:
+        root = str(Path(context.config.store_root()).absolute())
+        run = _Run(args, context, caches, policy, paths, Unfinished(root, paths))
+        try:
+            run.go(root)
+        except StoreError as error:
+            if context.config.json and not run.is_told:
+                _print_json(run.unfinished.report(error), context)
+            raise
+    if lost:
+        raise lost[0]
+    return 0
+
+
+@dataclass(slots=True)
+class _Run:
+    args: argparse.Namespace
+    context: Context
+    caches: CacheGroup
+    policy: TrustPolicy
+    paths: list[StorePath]
+    unfinished: Unfinished
+    is_told: bool = False
+    """Whether the report is printed."""
+
+    def go(self, root: str) -> None:
+        """Fetch, and print what came of it."""
+        from nixfetch.cli.progress import showing_progress
+
+        with _opened(self.args, self.context) as store:
+            with showing_progress(self.context) as progress:
+                report, failure = self._fetch(store, progress)
+            report.store = root  # a dry run may have worked on another, an empty one
+            if self.args.dry_run:
                 _log_wanted(report)
             progress.summary(report)
             try:
-                if not args.dry_run:
-                    _keep(report, store, args.root)  # as long as it is held
-                if context.config.json:
-                    context.output.line(json.dumps(report.to_json()))
-                else:
-                    for line in _wanted(report) if args.dry_run else _done(report, store):
-                        context.output.line(line)
-                context.output.flush()
+                self._conclude(report, store)
             finally:
                 # It outranks a root that cannot be made, and a reader of stdout that went away.
                 if failure is not None:
                     raise failure
-    if lost:
-        raise lost[0]
-    return 0
+
+    def _fetch(self, store: LocalStore, progress: Progress) -> tuple[Report, NixfetchError | None]:
+        from nixfetch.fetch import FetchFailedError, fetch_closure
+
+        def on_event(event: Event) -> None:
+            self.unfinished.learn(event)
+            progress.show(event)
+
+        try:
+            report = fetch_closure(
+                self.paths,
+                caches=self.caches,
+                policy=self.policy,
+                store=store,
+                jobs=self.context.config.jobs,
+                whole=not self.args.no_closure,
+                dry_run=self.args.dry_run,
+                min_free=self.args.min_free,
+                on_event=on_event,
+            )
+        except FetchFailedError as error:
+            return error.report, error
+        return report, None
+
+    def _conclude(self, report: Report, store: LocalStore) -> None:
+        dry = self.args.dry_run
+        try:
+            if not dry:
+                _keep(report, store, self.args.root)  # as long as it is held
+        finally:
+            self.is_told = True
+            if self.context.config.json:
+                _print_json(report, self.context)
+        if not self.context.config.json:
+            for line in _wanted(report) if dry else _done(report, store):
+                self.context.output.line(line)
+            self.context.output.flush()
+
+
+def _print_json(report: Report, context: Context) -> None:
+    context.output.line(json.dumps(report.to_json()))
+    context.output.flush()
 
 
 @contextmanager

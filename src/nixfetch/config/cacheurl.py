@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from nixfetch.config import values
+from nixfetch.config.access import FOR_HTTP, FOR_S3, Access, AccessError
 from nixfetch.config.errors import ConfigError
 from nixfetch.errors import facts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
+
+    from nixfetch.plan.retry import RetrySchedule
 
 MAX_URL = 4096  # characters; more than any server takes
 STORE_DIR = "/nix/store"
@@ -21,8 +24,10 @@ SUPPORTED = (
     "https://…, http://…, s3://bucket[/prefix]?region=&endpoint=&profile=, file:///dir, /dir"
 )
 
-NAMELESS = "(without =)"  # stands for the parameter: it may be a token
-S3_PARAMETERS = frozenset({"profile", "region", "endpoint", "scheme", "addressing-style"})
+NAMELESS = "(without a name)"  # stands for what may be a token
+S3_PARAMETERS = frozenset(
+    {"profile", "region", "endpoint", "scheme", "addressing-style", "requester-pays"}
+)
 """What changes how a bucket is read."""
 
 # Known to Nix, and without effect on reading from a cache.
@@ -42,10 +47,7 @@ _IGNORED = frozenset(
         "narinfo-compression",
         "ls-compression",
         "log-compression",
-        "retry-attempts",
-        "retry-delay",
-        "retry-delay-rate-limited",
-        "retry-max-delay",
+        "retry-delay-rate-limited",  # a server that limits says itself how long to wait
     }
 )
 _IGNORED_S3 = frozenset(
@@ -57,6 +59,11 @@ _IGNORED_S3 = frozenset(
         "storage-class",
     }
 )
+_ACCESS = {"http": FOR_HTTP, "https": FOR_HTTP, "s3": FOR_S3}
+_RETRY = ("retry-attempts", "retry-delay", "retry-max-delay")
+_MILLISECOND = 0.001  # seconds
+
+_PARAMETER = re.compile(r"[A-Za-z][A-Za-z_-]{0,31}")
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
 _USERINFO = re.compile(r"(?<=://)[^/?#]*@")
 _ENDPOINT_USERINFO = re.compile(r"(?<=://).*@|^(?!.*://).*@", re.DOTALL)  # a scheme is optional
@@ -82,6 +89,11 @@ class CacheUrl:
     """Its paths need no signature."""
     s3: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     """The parameters of `S3_PARAMETERS` that were given, decoded; only for ``s3://``."""
+    access: Access = field(default_factory=Access)
+    """Where its credentials are."""
+    retry: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    """Those of ``retry-attempts``, ``retry-delay`` and ``retry-max-delay`` (milliseconds) that
+    were given."""
     unknown: tuple[str, ...] = ()
     """Names of parameters that we cannot heed, in order; the user should hear of them."""
 
@@ -110,20 +122,43 @@ class CacheUrl:
 
     @classmethod
     def _with(cls, url: str, parameters: dict[str, str], unknown: list[str]) -> CacheUrl:
-        priority = parameters.pop("priority", None)
-        trusted = parameters.pop("trusted", "false")
-        if parameters.pop("store", STORE_DIR).rstrip("/") != STORE_DIR:
+        kind = url.partition(":")[0]
+        if parameters.get("store", STORE_DIR).rstrip("/") != STORE_DIR:
             raise CacheUrlError("cache is for another store directory", supported=STORE_DIR)
-        is_s3 = url.startswith("s3:")
-        wanted = S3_PARAMETERS if is_s3 else frozenset()
-        ignored = _IGNORED | _IGNORED_S3 if is_s3 else _IGNORED
+        about_access = _ACCESS.get(kind, {})
+        about_s3, ignored = (
+            (S3_PARAMETERS, _IGNORED | _IGNORED_S3) if kind == "s3" else (frozenset(), _IGNORED)
+        )
+        priority, retry = parameters.get("priority"), _those(parameters, _RETRY)
+        known = {"priority", "trusted", "store", *_RETRY, *about_access, *about_s3, *ignored}
         return cls(
             url=url,
             priority=None if priority is None else _number("priority", priority),
-            trusted=_truth("trusted", trusted),
-            s3=MappingProxyType({name: parameters[name] for name in parameters if name in wanted}),
-            unknown=(*unknown, *(name for name in parameters if name not in wanted | ignored)),
+            trusted=_truth("trusted", parameters.get("trusted", "false")),
+            s3=MappingProxyType(_those(parameters, about_s3)),
+            access=_access(url, _those(parameters, about_access)),
+            retry=MappingProxyType(
+                {name: _number(name, text, least=0) for name, text in retry.items()}
+            ),
+            unknown=(
+                *unknown,
+                *(_shown(name, value) for name, value in parameters.items() if name not in known),
+            ),
         )
+
+    def schedule(self, usual: RetrySchedule) -> RetrySchedule:
+        """When to try again: `usual`, but for what the parameters say."""
+        tries = self.retry.get("retry-attempts", usual.tries)
+        base, longest = (
+            self.retry[name] * _MILLISECOND if name in self.retry else otherwise
+            for name, otherwise in (("retry-delay", usual.base), ("retry-max-delay", usual.longest))
+        )
+        return replace(usual, tries=max(tries, 1), base=base, longest=longest)
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is on this machine, as far as we know."""
+        return self.url.startswith("file:")
 
     @property
     def for_transport(self) -> str:
@@ -136,7 +171,7 @@ class CacheUrl:
         return _USERINFO.sub("", self.url)
 
     def __str__(self) -> str:
-        shown: dict[str, object] = dict(self.s3)
+        shown: dict[str, object] = {**self.s3, **self.access.shown, **self.retry}
         if "endpoint" in self.s3:
             shown["endpoint"] = _ENDPOINT_USERINFO.sub("", self.s3["endpoint"])
         if self.priority is not None:
@@ -195,8 +230,28 @@ def _split_query(query: str) -> tuple[dict[str, str], list[str]]:
     return parameters, unknown
 
 
-def _number(name: str, text: str) -> int:
-    value = _value(name, values.Integer(minimum=-values.MAX_NUMBER), text)
+def _shown(name: str, value: str) -> str:
+    """The name of a parameter, if it looks like one: ``?c2VjcmV0==`` is a token."""
+    return name if _PARAMETER.fullmatch(name) and value.strip("=") else NAMELESS
+
+
+def _access(url: str, parameters: dict[str, str]) -> Access:
+    try:
+        access = Access.parse(parameters)
+    except AccessError as error:
+        raise CacheUrlError(error.problem, parameter=error.facts["parameter"]) from error
+    userinfo = url.partition("://")[2].partition("/")[0].rpartition("@")[0]
+    if access.has_token and userinfo and ":" not in userinfo:
+        raise CacheUrlError("a token has no user", parameter="user")
+    return access
+
+
+def _those(parameters: Mapping[str, str], names: Container[str]) -> dict[str, str]:
+    return {name: value for name, value in parameters.items() if name in names}
+
+
+def _number(name: str, text: str, *, least: int = -values.MAX_NUMBER) -> int:
+    value = _value(name, values.Integer(minimum=least), text)
     assert isinstance(value, int)
     return value
 

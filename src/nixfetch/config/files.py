@@ -55,6 +55,11 @@ def data_directory(environ: Mapping[str, str], home: Path | None) -> Path | None
     return _xdg(environ, "XDG_DATA_HOME", home, ".local/share")
 
 
+def cache_directory(environ: Mapping[str, str], home: Path | None) -> Path | None:
+    """Where a user's data belongs that may be lost; None where nothing says."""
+    return _xdg(environ, "XDG_CACHE_HOME", home, ".cache")
+
+
 def toml_files(environ: Mapping[str, str], home: Path | None) -> list[Path]:
     """Our own files in their usual places, the one that counts more last."""
     config_home = _xdg(environ, "XDG_CONFIG_HOME", home, ".config")

@@ -32,6 +32,7 @@ from nixfetch.config.model import Config
 from nixfetch.config.nixconf import NixConfReader
 from nixfetch.config.settings import (
     CA_FILE,
+    CACHE_DIR,
     FROM,
     NETRC_FILE,
     SETTINGS,
@@ -96,8 +97,10 @@ def _defaults(
     environ: Mapping[str, str], home: Path | None, exists: Callable[[Path], bool]
 ) -> Iterator[Assignment]:
     data = files.data_directory(environ, home)
+    cache = files.cache_directory(environ, home)
     computed: dict[Setting, Value] = {
         STORE: str(data / "nixfetch") if data else None,
+        CACHE_DIR: str(cache / "nixfetch") if cache else None,
         NETRC_FILE: str(files.nix_conf_directory(environ) / "netrc"),
         CA_FILE: next((name for name in CA_FILES if exists(Path(name))), None),
     }

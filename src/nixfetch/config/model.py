@@ -40,13 +40,27 @@ class Config:
     """Seconds to wait for the next byte; None: no limit."""
     download_attempts: int
     """How often to ask for the same object, the first time included; at least 1."""
-    download_speed: int | None
-    """KiB a second for all downloads together; None: no limit."""
+    retry_delay: int
+    """Milliseconds: the bound of the wait before the first try again; it doubles."""
+    retry_max_delay: int
+    """Milliseconds: that bound grows no further."""
+    bandwidth: int | None
+    """Bytes a second for all downloads together; None: no limit."""
+    offline: bool
+    """Whether caches on other machines are left alone."""
+    race: bool
+    """Whether caches of equal priority are asked at the same time."""
+    refresh: bool
+    """Whether caches are asked anew, whatever is remembered of them."""
+    cache_dir: str | None
+    """Where it is remembered what caches said; None: nowhere."""
     netrc_file: str | None
-    """Passwords of caches over HTTP; the file need not exist."""
+    """Passwords of caches over HTTP. It need not exist where nobody named it."""
     ca_file: str | None
     """Certificates that HTTPS servers must be vouched for by; None: the
     HTTP client's own."""
+    proxy_from_environment: bool
+    """Whether HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY are heeded."""
     user_agent_suffix: str
     """Appended to the User-Agent."""
     narinfo_positive_ttl: int

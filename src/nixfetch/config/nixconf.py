@@ -136,6 +136,8 @@ def _assignment(line: Line) -> Assignment | None:
         value = values.parse(setting.kind, line.value)
         if isinstance(setting.kind, values.Location) and value and not line.value.startswith("/"):
             raise ConfigError("path is not absolute", value=line.value)
+        if setting.nix_unit != 1 and isinstance(value, int):
+            value = values.check(setting.kind, value * setting.nix_unit)
     return Assignment(
         setting=setting, value=value, origin=line.origin, append=append, from_nix=True
     )

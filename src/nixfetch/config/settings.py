@@ -4,17 +4,25 @@ One name leads to the others: ``trusted-keys`` is the TOML key, NIXFETCH_TRUSTED
 Lists have a second name in both, ``extra-trusted-keys`` and NIXFETCH_EXTRA_TRUSTED_KEYS, that
 adds to what the sources below it say. Names in ``nix.conf`` are Nix's own, with their aliases.
 
-Of Nix's settings about caches these are left alone on purpose: ``substitute`` (to fetch is all
-that we do), ``trusted-substituters`` (it concerns clients of the Nix daemon), ``store`` (it means
-another thing) and ``max-substitution-jobs`` (ours are bound to cores, not to a count of downloads).
+Which settings of Nix are left alone, and why, is in docs/guides/configuration.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nixfetch.config.values import Boolean, Choice, Integer, Kind, Location, Text, Value, Words
+from nixfetch.config.values import (
+    Boolean,
+    Choice,
+    Integer,
+    Kind,
+    Location,
+    Text,
+    Value,
+    Words,
+)
 
+MAX_BANDWIDTH = 2**50  # bytes a second; no network comes near
 MAX_CONNECTIONS = 128  # connections; what "no limit" means: servers and file tables end there
 
 DEFAULT_CACHE = "https://cache.nixos.org"
@@ -47,6 +55,8 @@ class Setting:
     flag: Flag | None = None
     nix: tuple[str, ...] = ()
     """Its names in ``nix.conf``."""
+    nix_unit: int = 1
+    """What a number in ``nix.conf`` is multiplied with, where Nix counts in another unit."""
     only_flag: bool = False
     """It belongs to one run of the command, not to a file or the environment."""
 
@@ -92,6 +102,7 @@ TRUSTED_KEYS = Setting(
     flag=Flag(name="--trusted-key", key="trusted_key", appends=True),
     nix=("trusted-public-keys", "binary-cache-public-keys"),
 )
+CACHE_DIR = Setting(name="cache-dir", field="cache_dir", kind=Location(optional=True))
 NETRC_FILE = Setting(
     name="netrc-file", field="netrc_file", kind=Location(optional=True), nix=("netrc-file",)
 )
@@ -160,13 +171,58 @@ SETTINGS = (
         nix=("download-attempts", "filetransfer-retry-attempts"),
     ),
     Setting(
-        name="download-speed",
-        field="download_speed",
-        kind=Integer(zero=None),
-        nix=("download-speed",),
+        name="retry-delay",
+        field="retry_delay",
+        kind=Integer(),
+        default=250,
+        nix=("filetransfer-retry-delay",),
     ),
+    Setting(
+        name="retry-max-delay",
+        field="retry_max_delay",
+        kind=Integer(),
+        default=10_000,
+        nix=("filetransfer-retry-max-delay",),
+    ),
+    Setting(
+        name="bandwidth",
+        field="bandwidth",
+        kind=Integer(zero=None, maximum=MAX_BANDWIDTH, as_text=True),
+        flag=Flag(name="--bandwidth", key="bandwidth"),
+        nix=("download-speed",),
+        nix_unit=1024,
+    ),
+    Setting(
+        name="offline",
+        field="offline",
+        kind=Boolean(),
+        default=False,
+        flag=Flag(name="--offline", key="offline"),
+    ),
+    Setting(
+        name="race",
+        field="race",
+        kind=Boolean(),
+        default=False,
+        flag=Flag(name="--race", key="race"),
+    ),
+    Setting(
+        name="refresh",
+        field="refresh",
+        kind=Boolean(),
+        default=False,
+        flag=Flag(name="--refresh", key="refresh"),
+        only_flag=True,
+    ),
+    CACHE_DIR,
     NETRC_FILE,
     CA_FILE,
+    Setting(
+        name="proxy-from-environment",
+        field="proxy_from_environment",
+        kind=Boolean(),
+        default=True,
+    ),
     Setting(
         name="user-agent-suffix",
         field="user_agent_suffix",
@@ -185,7 +241,7 @@ SETTINGS = (
         name="narinfo-negative-ttl",
         field="narinfo_negative_ttl",
         kind=Integer(),
-        default=3600,
+        default=600,  # Nix's 3600 hide for an hour what somebody has just pushed
         nix=("narinfo-cache-negative-ttl",),
     ),
     Setting(

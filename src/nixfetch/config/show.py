@@ -15,18 +15,6 @@ if TYPE_CHECKING:
 MAX_PUBLIC_KEY = 44  # characters; 32 bytes in base 64, where a secret key has 64 bytes
 
 
-_WITHOUT_EFFECT = frozenset(
-    {
-        "cache-info-ttl",
-        "download-speed",
-        "narinfo-negative-ttl",
-        "narinfo-positive-ttl",
-        "netrc-file",
-    }
-)
-"""Settings that may stand in a nix.conf or a TOML file, and change nothing yet."""
-
-
 def show(config: Config, *, origin: bool = False, as_json: bool = False) -> str:
     """The settings, sorted by name.
 
@@ -39,11 +27,7 @@ def show(config: Config, *, origin: bool = False, as_json: bool = False) -> str:
     Returns:
         Text that ends in a newline.
     """
-    shown = {
-        setting.name: setting
-        for setting in SETTINGS
-        if not setting.only_flag and setting.name not in _WITHOUT_EFFECT
-    }
+    shown = {setting.name: setting for setting in SETTINGS if not setting.only_flag}
     table: dict[str, dict[str, object]] = {}
     for name, setting in sorted(shown.items()):
         table[name] = {"value": _public(config, setting)}

@@ -50,6 +50,8 @@ class Integer:
     zero: int | None = 0
     """What 0 stands for, as in "0: no limit"."""
     maximum: int = MAX_NUMBER
+    as_text: bool = False
+    """It may be text with a unit where numbers have a type of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,8 @@ def parse(kind: Kind, text: str) -> Value:
             return check(kind, text)
         case Boolean() if text in _TRUE | _FALSE:
             return text in _TRUE
-        case Integer() if found := _NUMBER.fullmatch(text):
-            return check(kind, int(found[1]) * _UNITS[found[2].upper()])
+        case Integer() if _NUMBER.fullmatch(text):
+            return check(kind, _number(text))
         case Words():
             return split(text)
         case Boolean() | Integer():
@@ -97,6 +99,8 @@ def check(kind: Kind, value: object) -> Value:
     Raises:
         ConfigError: it is not of `kind`.
     """
+    if isinstance(kind, Integer) and kind.as_text and isinstance(value, str):
+        value = _number(value)
     match kind, value:
         case Text(empty=empty), str() if value or empty:
             return value
@@ -125,12 +129,18 @@ def expected(kind: Kind) -> str:
             return "a path"
         case Boolean():
             return "true or false"
-        case Integer(minimum=minimum, maximum=maximum):
-            return f"a whole number from {minimum} to {maximum}"
+        case Integer(minimum=minimum, maximum=maximum, as_text=as_text):
+            unit = ", with K, M, G or T behind it where that helps" if as_text else ""
+            return f"a whole number from {minimum} to {maximum}{unit}"
         case Choice(words=words):
             return f"one of {', '.join(words)}"
         case Words():
             return "a list of text"
+
+
+def _number(text: str) -> int | None:
+    found = _NUMBER.fullmatch(text)
+    return int(found[1]) * _UNITS[found[2].upper()] if found else None
 
 
 def _unfit(kind: Kind, value: object) -> ConfigError:

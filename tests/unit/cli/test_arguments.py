@@ -158,8 +158,11 @@ def test_the_real_verbs_have_what_the_frame_needs() -> None:
         assert "global flags:" in parser.format_help()
 
 
-@pytest.mark.parametrize(("verb", "flag"), [("fetch", "--race"), ("path-info", "--offline")])
-def test_flags_that_do_not_work_yet_are_unknown(verb: str, flag: str) -> None:
-    with pytest.raises(UsageError, match=f"no such flag: {flag}"):
-        arguments.parse([verb, "x", flag, "y"], app.VERBS, app._module)
-    assert flag not in app.parsers()[f"nixfetch {verb}"].format_help()
+@pytest.mark.parametrize("verb", ["fetch", "path-info", "closure", "verify"])
+def test_flags_about_caches(verb: str) -> None:
+    flags = ["--bandwidth", "10M", "--offline", "--race", "--refresh"]
+    paths = [] if verb == "verify" else ["x"]
+    for line in ([*flags, verb, *paths], [verb, *paths, *flags]):
+        found = vars(arguments.parse(line, app.VERBS, app._module))
+        given = {found[name] for name in ("offline", "race", "refresh")}
+        assert (given, found["bandwidth"]) == ({True}, "10M")

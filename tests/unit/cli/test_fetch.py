@@ -171,3 +171,56 @@ def test_a_hash_part_that_no_cache_knows_does_not_stop_the_rest(
     assert "error: path is in no cache" in ran.err
     assert ran.out.strip().endswith(Path(closure["root"]).name)
     assert (store / closure["root"].removeprefix("/")).is_dir()
+
+
+def test_a_dry_run_names_the_store_that_was_asked_for(
+    run: Run, closure: dict[str, Any], source: list[str], store: Path
+) -> None:
+    words = ["fetch", "--json", "--dry-run", closure["root"], *source, "--store", store]
+    assert json.loads(run(*words).out)["store"] == str(store)
+    assert not store.exists()
+
+
+def test_json_is_there_when_the_disk_ends_the_run(
+    run: Run, closure: dict[str, Any], source: list[str], store: Path
+) -> None:
+    words = [
+        "fetch",
+        "--json",
+        closure["root"],
+        *source,
+        "--store",
+        store,
+        "--min-free",
+        "8000000T",
+    ]
+    ran = run(*words)
+    assert ran.code == 6
+    report = json.loads(ran.out)
+    assert (report["store"], report["requested"]) == (str(store), [closure["root"]])
+    assert {path["status"] for path in report["paths"]} == {"failed"}
+    assert all("room" in path["error"] or "space" in path["error"] for path in report["paths"])
+    assert {path["path"] for path in report["paths"]} <= set(closure["closure"])
+
+
+def test_json_is_there_when_the_store_does_not_open(
+    run: Run, closure: dict[str, Any], source: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    ran = run("fetch", "--json", closure["root"], *source, "--store", file)
+    assert ran.code == 6
+    [entry] = json.loads(ran.out)["paths"]
+    assert (entry["path"], entry["status"]) == (closure["root"], "failed")
+
+
+def test_json_is_there_once_when_a_root_cannot_be_made(
+    run: Run, closure: dict[str, Any], source: list[str], store: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "file"
+    place.touch()
+    words = ["fetch", "--json", closure["root"], *source, "--store", store]
+    ran = run(*words, "--root", place / "link")
+    assert ran.code == 6
+    report = json.loads(ran.out)
+    assert {path["status"] for path in report["paths"]} == {"fetched"}

@@ -265,8 +265,39 @@ def test_rebuild_of_a_part(filled: Filled, source: SimulatedCache, tmp_path: Pat
     ran = repair(filled, tmp_path, "--rebuild-db")
     assert ran.code == 4
     assert ran.out.startswith(f"{filled.text}: not registered: path is in no cache (".encode())
-    assert "any garbage collector would delete it" in ran.err
+    assert "what is listed is not registered" in ran.err
     assert filled.on_disk(filled.text).exists()
+
+
+def test_nothing_is_collected_while_a_part_is_missing(
+    filled: Filled, source: SimulatedCache, tmp_path: Path
+) -> None:
+    narinfo = tmp_path / "cache" / source.narinfo_name(filled.text)
+    narinfo.rename(tmp_path / "aside")
+    ruin(filled)
+    repair(filled, tmp_path, "--rebuild-db")
+    for more in [], ["--dry-run"]:
+        ran = nixfetch("gc", *more, "--store", filled.root)
+        assert (ran.code, ran.out) == (6, b"")
+        assert "paths that the rebuilt database does not have would be deleted" in ran.err
+        assert f"unregistered: {filled.text}\n" in ran.err
+        assert "hint: `nixfetch verify --rebuild-db`" in ran.err
+    assert filled.on_disk(filled.text).exists()
+    # A cache is there again.
+    (tmp_path / "aside").rename(narinfo)
+    assert repair(filled, tmp_path, "--rebuild-db").code == 0
+    assert nixfetch("gc", "--store", filled.root).code == 0
+
+
+def test_unless_it_may_go(filled: Filled, source: SimulatedCache, tmp_path: Path) -> None:
+    (tmp_path / "cache" / source.narinfo_name(filled.text)).unlink()
+    ruin(filled)
+    repair(filled, tmp_path, "--rebuild-db")
+    foreseen = nixfetch("gc", "--unregistered", "--dry-run", "--json", "--store", filled.root)
+    assert filled.text.base in json.loads(foreseen.out)["leftovers"]
+    assert nixfetch("gc", "--unregistered", "--store", filled.root).code == 0
+    assert not filled.on_disk(filled.text).exists()
+    assert nixfetch("gc", "--store", filled.root).code == 0
 
 
 def test_rebuild_of_nothing(filled: Filled, tmp_path: Path) -> None:

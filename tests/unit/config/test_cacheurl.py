@@ -42,9 +42,13 @@ def test_s3_parameters_are_decoded_and_go_to_the_transport() -> None:
     assert CacheUrl.parse(str(cache)) == cache
 
 
+def test_a_token_is_no_name_of_a_parameter() -> None:
+    assert CacheUrl.parse("https://h?aHVudGVyMg==&x%00y=1").unknown == ("(without a name)",) * 2
+
+
 def test_parameters_that_we_cannot_heed_are_named() -> None:
-    cache = CacheUrl.parse("https://h?region=x&&tls-certificate=/c&ToKeN&compression=zstd")
-    assert cache.unknown == ("(without =)", "region", "tls-certificate")
+    cache = CacheUrl.parse("https://h?region=x&&versionId=1&ToKeN&compression=zstd")
+    assert cache.unknown == ("(without a name)", "region", "versionId")
     assert dict(cache.s3) == {}
 
 

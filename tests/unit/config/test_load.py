@@ -175,7 +175,31 @@ def test_zero_means_no_limit() -> None:
     )
     config = configured({}, {}, {SYSTEM_NIX: text})
     assert (config.connections, config.download_attempts) == (128, 1)
-    assert (config.connect_timeout, config.stall_timeout, config.download_speed) == (None,) * 3
+    assert (config.connect_timeout, config.stall_timeout, config.bandwidth) == (None,) * 3
+
+
+def test_rates_of_nix_are_in_kibibytes() -> None:
+    config = configured({}, {"NIX_CONFIG": "download-speed = 100"})
+    assert (config.bandwidth, config.origins["bandwidth"]) == (102_400, "NIX_CONFIG:1")
+    assert configured({"bandwidth": "10M"}, {"NIXFETCH_BANDWIDTH": "5"}).bandwidth == 10 * 2**20
+
+
+def test_names_of_newer_versions() -> None:
+    text = "filetransfer-retry-attempts = 3\nfiletransfer-retry-delay = 7\n"
+    config = configured({}, {"NIX_CONFIG": f"{text}filetransfer-retry-max-delay = 9"})
+    assert (config.download_attempts, config.retry_delay, config.retry_max_delay) == (3, 7, 9)
+
+
+def test_defaults_of_nix_that_we_do_better_change_nothing() -> None:
+    text = "auto-optimise-store = false\nfsync-store-paths = false\nsubstitute = false\nhttp2 = no"
+    assert set(configured({}, {"NIX_CONFIG": text}).origins.values()) == {"default"}
+
+
+def test_where_it_is_remembered_what_caches_said() -> None:
+    assert configured().cache_dir == "/home/u/.cache/nixfetch"
+    assert configured({}, {"XDG_CACHE_HOME": "/c"}).cache_dir == "/c/nixfetch"
+    assert configured({}, {"NIXFETCH_CACHE_DIR": "/d"}).cache_dir == "/d"
+    assert configured({}, {"HOME": ""}).cache_dir is None
 
 
 def test_flags_that_were_not_given_say_nothing() -> None:

@@ -57,7 +57,9 @@ def test_an_unknown_key_is_an_error_with_a_guess(key: str, meant: str) -> None:
 def test_without_a_guess_all_keys_are_named() -> None:
     with pytest.raises(ConfigError) as caught:
         read("zzzzzzzzzzz = 1")
-    assert str(caught.value.hint).startswith("known keys: ca-file, cache-info-ttl, check-sigs")
+    assert str(caught.value.hint).startswith(
+        "known keys: bandwidth, ca-file, cache-dir, cache-info-ttl, check-sigs"
+    )
 
 
 @pytest.mark.parametrize("key", ["json", "extra-jobs"])
@@ -112,3 +114,28 @@ def test_what_is_no_toml_is_an_error(content: bytes) -> None:
     with pytest.raises(ConfigError, match="malformed TOML") as caught:
         parse(content, PATH, None)
     assert caught.value.facts["origin"] == PATH
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [('"10M"', 10 * 2**20), ('"500K"', 512_000), ("1234", 1234), ('"7"', 7), ("0", None)],
+)
+def test_rates_may_have_a_unit(text: str, rate: int | None) -> None:
+    [found] = read(f"bandwidth = {text}")
+    assert found == ("bandwidth", rate, False)
+
+
+@pytest.mark.parametrize("text", ['"fast"', '"10MB/s"', "-1", "1.5", "true", '"2000000T"', '""'])
+def test_what_is_no_rate(text: str) -> None:
+    with pytest.raises(ConfigError, match="unusable value"):
+        read(f"bandwidth = {text}")
+
+
+def test_other_numbers_are_no_text() -> None:
+    with pytest.raises(ConfigError, match="unusable value"):
+        read('jobs = "3"')
+
+
+def test_nowhere_to_remember() -> None:
+    [found] = read('cache-dir = ""')
+    assert found == ("cache_dir", None, False)
