@@ -29,7 +29,11 @@ PARTIAL = 206
 UNSATISFIABLE = 416
 MISSING = frozenset({404, 410})
 FORBIDDEN = 403  # what S3 behind a CDN says for a missing key
-UNAUTHORIZED = frozenset({401, 407})
+_CREDENTIALS_HINTS = {
+    401: "check the user and password for this cache",
+    407: "it is a proxy that asks: look at HTTP_PROXY and HTTPS_PROXY in the environment",
+}
+UNAUTHORIZED = frozenset(_CREDENTIALS_HINTS)
 RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -41,7 +45,7 @@ _ALIASES = {"x-gzip": "gzip"}
 
 _LONGEST_WAIT = 1e9  # seconds; longer ones are just as hopeless, and may not fit a float
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
-_STRONG = re.compile(r'"[^"\x00-\x20\x7f]*"')
+_STRONG = re.compile(r'"[!#-~]*"')  # others are legal, and cannot be said back in ASCII
 
 
 class BrokenAnswerError(TransportError):
@@ -61,9 +65,7 @@ def refusal(status: int, headers: Mapping[str, str], *, now: Callable[[], float]
     if status == FORBIDDEN:
         return ForbiddenError("no such object, or not for us", status=status)
     if status in UNAUTHORIZED:
-        return AuthenticationError(
-            "not authorised", status=status, hint="check the user and password for this cache"
-        )
+        return AuthenticationError("not authorised", status=status, hint=_CREDENTIALS_HINTS[status])
     if status in RETRYABLE:
         wait = retry_after(headers, now=now)
         return TransportError(

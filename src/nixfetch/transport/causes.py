@@ -17,6 +17,21 @@ CERTIFICATE_HINT = (
     "if this server's certificate authority is one of yours, name its file in NIX_SSL_CERT_FILE or"
     " ssl-cert-file; else look at this machine's clock and at who answers in the server's name"
 )
+OUR_CERTIFICATE_HINT = (
+    "look at the client certificate and its key: who signed it, until when it is valid"
+)
+_OUR_CERTIFICATE = frozenset(  # alerts of a server that asked us for one (RFC 8446, section 6)
+    {
+        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+        "SSLV3_ALERT_BAD_CERTIFICATE",
+        "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        "SSLV3_ALERT_CERTIFICATE_REVOKED",
+        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        "TLSV1_ALERT_UNKNOWN_CA",
+        "TLSV1_ALERT_ACCESS_DENIED",
+    }
+)
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
@@ -32,6 +47,13 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 def is_certificate(error: BaseException) -> bool:
     """Whether a certificate was not believed: asking again will not help."""
     return any(isinstance(link, ssl.SSLCertVerificationError) for link in chain(error))
+
+
+def is_our_certificate(error: BaseException) -> bool:
+    """Whether the remote did not believe our certificate, or misses one."""
+    return any(
+        isinstance(link, ssl.SSLError) and link.reason in _OUR_CERTIFICATE for link in chain(error)
+    )
 
 
 def reason(error: BaseException) -> str:

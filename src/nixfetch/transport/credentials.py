@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass, field
 from typing import TypeAlias
+
+from nixfetch.transport.base import AuthenticationError
+
+_TOKEN = re.compile(r"[!-~]+")  # wider than RFC 6750, which real tokens do not keep to
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +27,20 @@ class Basic:
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """A token (RFC 6750)."""
+    """A token (RFC 6750).
+
+    Raises:
+        AuthenticationError: it is empty, or has blanks, control characters or others that cannot
+            be sent.
+    """
 
     token: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not _TOKEN.fullmatch(self.token):
+            raise AuthenticationError(
+                "malformed bearer token", hint="it is one word of ASCII, without blanks"
+            )
 
     def authorization(self) -> str:
         """The value of the Authorization field."""

@@ -7,7 +7,7 @@ What a cache may make us do, in one place (FORMATS and threats: docs/architectur
     redirect        at most MAX_REDIRECTS; http and https only; never from https to http; never to
                     an address nearer to us than the cache itself (`addresses`)
     credentials     sent to the base URL's own origin (scheme, host, port) and nowhere else
-    cookies         never kept
+    cookies         neither kept nor sent: there is no client that would
     body            handed on as it travels; we ask for no encoding, and say which one we got
 
 How long a remote may let us wait is measured in `http1`, which sends the requests.
@@ -18,7 +18,6 @@ from __future__ import annotations
 import re
 import time
 from contextlib import closing, contextmanager
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -29,8 +28,8 @@ from nixfetch.transport import answers
 from nixfetch.transport.addresses import Boundary, resolve
 from nixfetch.transport.base import Body
 from nixfetch.transport.credentials import Basic
-from nixfetch.transport.http1.adapter import PACE, Engine
-from nixfetch.transport.http1.dial import Proxies
+from nixfetch.transport.http1.adapter import PACE, Engine, discard
+from nixfetch.transport.http1.proxies import Proxies
 from nixfetch.transport.options import user_agent
 from nixfetch.transport.tls import LazyTrust
 from nixfetch.transport.urls import UrlError, checked_text, redacted, scheme, segments
@@ -45,22 +44,19 @@ if TYPE_CHECKING:
 
 CHUNK_SIZE = 256 * 1024  # bytes; what `Body.chunks` allows
 MAX_REDIRECTS = 5  # hops; real caches need one, to their object store
-MAX_DISCARD = 16 * 1024  # bytes of an unwanted body worth reading to keep its connection
 
 # A name, its labels as RFC 1035 limits them, or an address; httpx has encoded all else.
 _HOST = re.compile(rb"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?|(?=.*:)[0-9a-f:.]+")
+_PLAIN = re.compile(r"[A-Za-z0-9._/+-]+")
 MAX_PORT = 65535
-_BAD_LOCATION = "malformed redirect"
 _PORTS = {"http": 80, "https": 443}
+_BAD_REQUEST = 400
+_PERHAPS_TLS = "if that is a port for TLS, write https:// in the cache's URL"
 
 
-def new_client(options: TransportOptions) -> httpx.Client:
-    """The client that `HttpTransport` wants: our own HTTP/1.1, no cookies, no redirects of its own.
-
-    Raises:
-        UrlError: the environment names a proxy that cannot be one.
-    """
-    engine = Engine(
+def engine(options: TransportOptions) -> Engine:
+    """What an `HttpTransport` sends its requests with: our own HTTP/1.1."""
+    return Engine(
         tls=LazyTrust(
             options.ca_file, certificate=options.client_certificate, key=options.client_key
         ),
@@ -68,21 +64,15 @@ def new_client(options: TransportOptions) -> httpx.Client:
         connections=options.connections,
         proxies=Proxies() if options.trust_env else None,
     )
-    return httpx.Client(
-        transport=engine,
-        trust_env=False,  # it would look for a netrc file and for certificates by itself
-        headers={"user-agent": user_agent(options)},
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        timeout=None,  # noqa: S113 - the pace of each request is its limit
-        follow_redirects=False,
-    )
 
 
 def connect(
     url: str, *, options: TransportOptions, credentials: Credentials | None = None
 ) -> HttpTransport:
     """The transport of an http or https URL; see `HttpTransport` for `credentials`."""
-    return HttpTransport(url, new_client(options), credentials=credentials)
+    return HttpTransport(
+        url, engine(options), credentials=credentials, user_agent=user_agent(options)
+    )
 
 
 class HttpTransport:
@@ -90,8 +80,9 @@ class HttpTransport:
 
     Args:
         base_url: where the cache is; a user and password in it become basic authentication.
-        client: as `new_client` makes it; it becomes the transport's to close.
+        sender: sends requests one by one, as `engine` does; it becomes the transport's to close.
         credentials: for the base URL's origin, for a URL that has none of its own.
+        user_agent: how we introduce ourselves.
         resolver: gives the addresses of a host name, to judge redirects by.
         now: seconds since 1970, to judge a Retry-After date by.
 
@@ -102,13 +93,14 @@ class HttpTransport:
     def __init__(
         self,
         base_url: str,
-        client: httpx.Client,
+        sender: httpx.BaseTransport,
         *,
         credentials: Credentials | None = None,
+        user_agent: str = "nixfetch",
         resolver: Resolver = resolve,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._client = client
+        self._sender = sender
         self._now = now
         with facts(url=redacted(base_url).partition("?")[0]):
             url = _parsed(base_url)
@@ -118,20 +110,28 @@ class HttpTransport:
             credentials = Basic(unquote(url.username), unquote(url.password))
         self._authorization = credentials.authorization() if credentials else None
         self._base = url.copy_with(userinfo=b"", path=url.path.rstrip("/") + "/")
+        self._prefix = str(self._base)
+        self._url = redacted(self._prefix).rstrip("/")
+        self._origin = _origin(self._base)
+        self._fields = {
+            b"user-agent": user_agent.encode(),  # httpx would stumble over letters beyond ASCII
+            b"accept": b"*/*",
+            b"accept-encoding": b"identity",
+        }
         self._boundary = Boundary(_host(url), resolver)
 
     @property
     def url(self) -> str:
-        return redacted(str(self._base)).rstrip("/")
+        return self._url
 
     def close(self) -> None:
-        self._client.close()
+        self._sender.close()
 
     @contextmanager
     def open(
         self, name: str, wanted: Range | None = None, *, pace: Pace | None = None
     ) -> Iterator[Body]:
-        shown = redacted(name) if scheme(name) else f"{self.url}/{redacted(name)}"
+        shown = self._shown(name)
         with facts(url=shown):
             response = self._answer(self._target(name), wanted, pace)
         with closing(response):
@@ -139,11 +139,16 @@ class HttpTransport:
                 body = _body(response, wanted, shown)
             yield body
 
+    def _shown(self, name: str) -> str:
+        if _PLAIN.fullmatch(name):  # which spares most names a parser
+            return f"{self._url}/{name}"
+        return redacted(name) if scheme(name) else f"{self._url}/{redacted(name)}"
+
     def _target(self, name: str) -> httpx.URL:
         if scheme(name) is not None:
             return self._allowed(_parsed(name), before=self._base)
         segments(name)
-        return _parsed(f"{self._base}{name}").copy_with(fragment=None)
+        return _parsed(f"{self._prefix}{name.partition('#')[0]}")
 
     def _allowed(self, url: httpx.URL, *, before: httpx.URL) -> httpx.URL:
         """`url`, if the answer of `before` may send us there."""
@@ -160,7 +165,7 @@ class HttpTransport:
                 response = self._send(url, wanted, pace)
                 if response.status_code in {answers.OK, answers.PARTIAL}:
                     return response
-                _discard(response)
+                discard(response)
                 url = self._next(url, response)
         raise UrlError("too many redirects", limit=MAX_REDIRECTS)
 
@@ -168,35 +173,33 @@ class HttpTransport:
         """Where an answer that is not the object sends us; raises when nowhere."""
         location = response.headers.get("location")
         if response.status_code not in answers.REDIRECTS or not location:
-            raise answers.refusal(response.status_code, response.headers, now=self._now)
+            refusal = answers.refusal(response.status_code, response.headers, now=self._now)
+            if response.status_code == _BAD_REQUEST and url.scheme == "http":
+                refusal.hint = _PERHAPS_TLS
+            raise refusal
         with facts(target=redacted(location)):
             # A scheme without a host is not what RFC 3986 calls relative, though join() says so.
-            target = location if scheme(location) else str(url.join(location))
+            target = location if scheme(location) else _joined(url, location)
             return self._allowed(_parsed(target), before=url)
 
     def _send(self, url: httpx.URL, wanted: Range | None, pace: Pace | None) -> httpx.Response:
-        headers = {"accept": "*/*", "accept-encoding": "identity"}
-        if self._authorization is not None and _origin(url) == _origin(self._base):
-            headers["authorization"] = self._authorization
-        headers |= _range_headers(wanted)
-        request = self._client.build_request("GET", url, headers=headers, extensions={PACE: pace})
-        try:
-            # auth=None: without it httpx looks for credentials itself. It looks at Location, too,
-            # even if it is not to follow, and has three ways to stumble over it.
-            return self._client.send(request, stream=True, auth=None, follow_redirects=False)
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError):
-            raise UrlError(_BAD_LOCATION) from None
+        headers = self._fields | _range_headers(wanted)
+        if self._authorization is not None and _origin(url) == self._origin:
+            headers[b"authorization"] = self._authorization.encode("ascii")
+        request = httpx.Request("GET", url, headers=headers, extensions={PACE: pace})
+        return self._sender.handle_request(request)
 
 
-def _range_headers(wanted: Range | None) -> dict[str, str]:
+def _range_headers(wanted: Range | None) -> dict[bytes, bytes]:
     """Fields that ask for `wanted`; none where its validator cannot be checked by the server."""
     if wanted is None or wanted.whole:
         return {}
+    field = {b"range": answers.range_field(wanted).encode("ascii")}
     if wanted.validator is None:
-        return {"range": answers.range_field(wanted)}
+        return field
     if answers.strong(wanted.validator) is None:
         return {}
-    return {"range": answers.range_field(wanted), "if-range": wanted.validator}
+    return field | {b"if-range": wanted.validator.encode("ascii")}
 
 
 def _body(response: httpx.Response, wanted: Range | None, shown: str) -> Body:
@@ -250,19 +253,6 @@ def _chunks(response: httpx.Response, size: int | None, shown: str) -> Iterator[
         )
 
 
-def _discard(response: httpx.Response) -> None:
-    """Read an unwanted body if it is short, so that its connection can be used again."""
-    with closing(response):
-        length = _length(response.headers)
-        if length is None or length > MAX_DISCARD:
-            return
-        try:
-            for _ in response.iter_raw():
-                pass
-        except TransportError:
-            return  # the status is what matters
-
-
 def _parsed(text: str) -> httpx.URL:
     """An http or https URL with a host that can be looked up."""
     found = scheme(checked_text(text))
@@ -279,6 +269,13 @@ def _parsed(text: str) -> httpx.URL:
     if url.port is not None and not 0 < url.port <= MAX_PORT:
         raise UrlError("URL without a usable port")
     return url
+
+
+def _joined(url: httpx.URL, location: str) -> str:
+    try:
+        return str(url.join(checked_text(location)))
+    except (httpx.InvalidURL, ValueError):
+        raise UrlError("malformed redirect") from None  # see `_parsed`
 
 
 def _host(url: httpx.URL) -> str:

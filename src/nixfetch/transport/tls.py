@@ -50,6 +50,8 @@ class LazyTrust(ssl.SSLContext):
         context = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
         context._ca_file = ca_file
         context._identity = (certificate, key) if certificate is not None else None
+        # Python's own lowest, said again: a machine's openssl.cnf may say less.
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         context._machine = machine
         context._lock = Lock()
@@ -89,7 +91,7 @@ class LazyTrust(ssl.SSLContext):
                 "cannot use the client certificate",
                 file=certificate,
                 key=key,
-                reason=causes.reason(error),
+                reason=_identity_problem(error),
                 hint="both are PEM files, and the key has no password",
             ) from error
 
@@ -103,6 +105,16 @@ class LazyTrust(ssl.SSLContext):
                 reason=error.strerror or "not a PEM file of certificates",
                 hint="see NIX_SSL_CERT_FILE, SSL_CERT_FILE and ssl-cert-file",
             ) from error
+
+
+def _identity_problem(error: OSError | ValueError) -> str:
+    match error:
+        case ssl.SSLError(reason="KEY_VALUES_MISMATCH"):
+            return "the key is another certificate's"
+        case ssl.SSLError():
+            return "not PEM files of a certificate and its key"
+        case _:
+            return causes.reason(error)
 
 
 def _no_password() -> str:

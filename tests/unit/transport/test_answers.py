@@ -48,6 +48,11 @@ def test_what_a_status_means(
         assert error.facts["status"] == status
 
 
+def test_who_wants_credentials_is_said() -> None:
+    assert "user and password" in str(refusal(401, {}, now=now).hint)
+    assert "proxy" in str(refusal(407, {}, now=now).hint)
+
+
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
@@ -116,6 +121,7 @@ def test_encodings_that_cannot_be_undone_are_named(field: str) -> None:
         ('W/"abc"', False),
         ("abc", False),
         ('"a"b"', False),
+        ('"ü"', False),
         ('"a\r\nb"', False),
         ("", False),
         (None, False),

@@ -13,10 +13,9 @@ from nixfetch.transport import (
     Basic,
     NotFoundError,
     Range,
-    TransportOptions,
     UrlError,
 )
-from nixfetch.transport.http import HttpTransport, new_client
+from nixfetch.transport.http import HttpTransport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -79,10 +78,9 @@ class Web:
         return [str(request.url) for request in self.requests]
 
     def transport(self, base: str = BASE, *, credentials: Basic | None = None) -> HttpTransport:
-        client = httpx.Client(transport=httpx.MockTransport(self), follow_redirects=True)
         return HttpTransport(
             base,
-            client,
+            httpx.MockTransport(self),
             credentials=credentials,
             resolver=lambda host: NAMES.get(host, []),
             now=lambda: 0.0,
@@ -132,19 +130,12 @@ def test_what_is_asked_for(base: str, name: str, asked: str) -> None:
 def test_we_ask_for_no_encoding_and_keep_no_cookies() -> None:
     cookie = {"set-cookie": "id=1; Domain=cache.example"}
     web = Web({f"{BASE}/x": Page(headers=cookie)})
-    with new_client(TransportOptions(trust_env=False)) as options_client:
-        client = httpx.Client(
-            transport=httpx.MockTransport(web),
-            cookies=options_client.cookies.jar,
-            headers=options_client.headers,
-        )
-        transport = HttpTransport(BASE, client)
-        read(transport, "x")
-        read(transport, "x")
-        transport.close()
+    transport = web.transport()
+    read(transport, "x")
+    read(transport, "x")
     for request in web.requests:
         assert request.headers["accept-encoding"] == "identity"
-        assert request.headers["user-agent"].startswith("nixfetch/")
+        assert request.headers["user-agent"] == "nixfetch"
         assert "cookie" not in request.headers
 
 

@@ -26,7 +26,7 @@ from nixfetch.transport import (
     UrlError,
 )
 from nixfetch.transport.s3 import S3Location, S3Transport, connect
-from servers import Answer, LoopbackServer, certified
+from servers import Answer, LoopbackServer, certified, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -64,6 +64,8 @@ MINIO: dict[str, Any] = {"bucket": "cache", "addressing": "path"}
             "s3://cache?endpoint=https://minio&addressing-style=virtual",
             AMAZON | {"endpoint": "https://minio"},
         ),
+        ("s3://cache?requester-pays=true", AMAZON | {"requester_pays": True}),
+        ("s3://cache?requester-pays=", AMAZON),
     ],
 )
 def test_what_a_url_says(url: str, found: Mapping[str, Any]) -> None:
@@ -83,6 +85,7 @@ def test_what_a_url_says(url: str, found: Mapping[str, Any]) -> None:
         "s3://bucket?endpiont=x",
         "s3://bucket?addressing-style=hosted",
         "s3://bucket?scheme=ftp",
+        "s3://bucket?requester-pays=yes",
         "s3://bucket?endpoint=ftp://x",
         "s3://bucket?endpoint=http://",
         "s3://bucket?endpoint=host:port",
@@ -125,7 +128,7 @@ def nobody() -> boto3.Session:
 )
 def test_what_is_asked_for(session: boto3.Session, url: str, asked: str) -> None:
     with closing(connect(url, options=OPTIONS, session=session)) as transport:
-        client: Any = transport._client(OPTIONS.pace)
+        client: Any = transport._access.client(OPTIONS.pace)
         signed = client.generate_presigned_url(
             "get_object", {"Bucket": transport._bucket, "Key": transport._key("x")}
         )
@@ -150,20 +153,34 @@ def test_an_unknown_profile_is_named() -> None:
     with pytest.raises(AuthenticationError) as caught:
         connect("s3://cache?profile=no-such-profile", options=OPTIONS)
     assert caught.value.facts == {"url": "s3://cache", "profile": "no-such-profile"}
+    assert caught.value.hint
 
 
 def test_an_unusable_region_is_an_error(session: boto3.Session) -> None:
-    with pytest.raises(TransportError) as caught:
-        connect("s3://cache?region=not a region", options=OPTIONS, session=session)
+    url = "s3://cache?region=not a region"
+    with (
+        closing(connect(url, options=OPTIONS, session=session)) as transport,
+        pytest.raises(TransportError) as caught,
+    ):
+        read(transport, "x")
     assert not caught.value.retryable
 
 
 class Bucket:
-    """A client with canned answers."""
+    """A client with canned answers, and who gives it."""
 
     def __init__(self, *answers: Mapping[str, Any] | Exception) -> None:
         self._answers = list(answers)
         self.requests: list[dict[str, str]] = []
+
+    def client(self, pace: Pace) -> Bucket:
+        return self
+
+    def provider(self) -> str | None:
+        return "env"
+
+    def renew(self) -> bool:
+        return False
 
     def get_object(self, **request: str) -> Mapping[str, Any]:
         self.requests.append(request)
@@ -251,13 +268,6 @@ def test_retry_after_reaches_the_caller() -> None:
         (exceptions.ConnectTimeoutError(endpoint_url="u"), TransportError, True),
         (exceptions.ReadTimeoutError(endpoint_url="u"), TransportError, True),
         (exceptions.ConnectionClosedError(endpoint_url="u"), TransportError, True),
-        (exceptions.NoCredentialsError(), AuthenticationError, False),
-        (
-            exceptions.PartialCredentialsError(provider="p", cred_var="v"),
-            AuthenticationError,
-            False,
-        ),
-        (exceptions.UnauthorizedSSOTokenError(), AuthenticationError, False),
         (exceptions.ParamValidationError(report="r"), TransportError, False),
     ],
 )
@@ -360,7 +370,7 @@ def test_each_request_is_made_once(
     session: boto3.Session, server: LoopbackServer, answer: Answer, *, retryable: bool
 ) -> None:
     server.faults["cache/x"] = answer
-    options = TransportOptions(trust_env=False, pace=Pace(stall=0.2))
+    options = TransportOptions(trust_env=False, pace=Pace(stall=1))
     url = f"s3://cache?endpoint={server.url}"
     with (
         closing(connect(url, options=options, session=session)) as transport,
@@ -369,6 +379,7 @@ def test_each_request_is_made_once(
         read(transport, "x")
     assert caught.value.retryable is retryable
     assert caught.value.facts["url"] == "s3://cache/x"
+    wait_until(lambda: server.asked("cache/x") > 0, seconds=30)
     assert server.asked("cache/x") == 1
 
 
@@ -430,3 +441,26 @@ def test_odd_headers_are_the_remotes_fault(
         pytest.raises(TransportError, match="malformed answer"),
     ):
         read(transport, "x")
+
+
+@pytest.mark.parametrize("body", [b"<html><p>login", b"<", b"\xff", b"{}"])
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_errors_in_other_words(
+    session: boto3.Session, server: LoopbackServer, body: bytes, status: int
+) -> None:
+    server.faults["cache/x"] = Answer(body, status)
+    url = f"s3://cache?endpoint={server.url}"
+    with (
+        closing(connect(url, options=OPTIONS, session=session)) as transport,
+        pytest.raises(TransportError),
+    ):
+        read(transport, "x")
+
+
+def test_a_proxy_that_refuses_a_tunnel() -> None:
+    tunnel = OSError("Tunnel connection failed: 407 Proxy Authentication Required")
+    raised = exceptions.ProxyConnectionError(proxy_url="http://proxy:3128", error=tunnel)
+    raised.__cause__ = tunnel
+    error = failure(raised)
+    assert isinstance(error, AuthenticationError)
+    assert "HTTPS_PROXY" in str(error.hint)

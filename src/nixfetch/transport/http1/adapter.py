@@ -1,14 +1,20 @@
-"""What httpx sends its requests with: `Engine`, an `httpx.BaseTransport`."""
+"""What `http` sends its requests with: `Engine`, an `httpx.BaseTransport`.
+
+httpx's URLs, requests and responses are kept; its client is not used. That would look for
+cookies, credentials and redirects, which are ours to judge, at a third of a request's price.
+"""
 
 from __future__ import annotations
 
 import re
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import httpx
 
+from nixfetch.errors import TransportError
 from nixfetch.transport.http1.connection import StaleConnectionError
-from nixfetch.transport.http1.dial import Proxies, Target, dial
+from nixfetch.transport.http1.dial import Target, dial
 from nixfetch.transport.http1.pool import Pool
 from nixfetch.transport.urls import UrlError
 
@@ -18,9 +24,12 @@ if TYPE_CHECKING:
 
     from nixfetch.transport.base import Pace
     from nixfetch.transport.http1.connection import Connection
+    from nixfetch.transport.http1.proxies import Proxies
 
 PACE = "nixfetch.pace"
 """The extension of a request that has its `Pace`."""
+MAX_DISCARD = 16 * 1024  # bytes of an unwanted body worth reading to keep its connection
+DISCARDING = 1.0  # seconds worth waiting for them; a new connection takes about as long
 _PORTS = {"http": 80, "https": 443}
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -41,7 +50,7 @@ class Engine(httpx.BaseTransport):
         Args:
             tls: whom to believe.
             pace: for requests without one of their own.
-            connections: in use at a time.
+            connections: at a time.
             proxies: which to use, if any.
         """
         self._pace = pace
@@ -66,7 +75,7 @@ class Engine(httpx.BaseTransport):
             return self._try(target, text, pace, fresh=True)
 
     def close(self) -> None:
-        """Close all connections; whoever reads gets an error at once."""
+        """Close all connections; whoever uses one or waits for one gets an error at once."""
         self._pool.close()
 
     def _try(self, target: Target, text: bytes, pace: Pace, *, fresh: bool) -> httpx.Response:
@@ -85,6 +94,25 @@ class Engine(httpx.BaseTransport):
         port = url.port or _PORTS[url.scheme]
         proxy = self._proxies.towards(url.scheme, host, port) if self._proxies else None
         return Target(url.scheme, host, port, proxy)
+
+
+def discard(response: httpx.Response) -> None:
+    """Close `response`, whose body nobody wants; read that first where it is cheap.
+
+    The connection of a body that was read to its end can be used again.
+    """
+    with closing(response):
+        length = response.headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > MAX_DISCARD:
+            return
+        if isinstance(response.stream, _Stream) and not response.stream.hurry(DISCARDING):
+            return
+        read = 0
+        with suppress(TransportError):  # what was wanted of the answer is known
+            for data in response.iter_raw():
+                read += len(data)
+                if read > MAX_DISCARD:
+                    return
 
 
 class _Stream(httpx.SyncByteStream):
@@ -109,6 +137,11 @@ class _Stream(httpx.SyncByteStream):
     def __iter__(self) -> Iterator[bytes]:
         yield from self._body
         self._read = True
+
+    def hurry(self, seconds: float) -> bool:
+        """Wait no longer than that for the rest; False where reading it is good for nothing."""
+        self._connection.hurry(seconds)
+        return self._reusable
 
     def close(self) -> None:
         if self._read and self._reusable:

@@ -1,7 +1,8 @@
 """Where the body of an HTTP/1.1 answer ends. Knows no sockets: bytes come by a function.
 
-A length that is said twice and not the same, or with a chunked body, is how answers are
-smuggled into each other: refused, where RFC 9112 section 6.3 lets a client choose.
+A length that is said twice and not the same is how answers are smuggled into each other: refused.
+Chunks beat a length, as RFC 9112 section 6.3 has it, and the connection ends with such an answer
+(`ambiguous`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 MAX_LINE = 4096  # bytes of a chunk's header, with its extensions
 MAX_TRAILERS = 16 * 1024  # bytes
+# Bytes around the chunks of a body: so many, and so many more for each byte of it. Chunks of one
+# byte have 5. A remote that sends more makes us wait for nothing, at a rate that looks good.
+MAX_WRAPPING = 64 * 1024
+WRAPPING = 8
 
 _LENGTH = re.compile(rb"[0-9]{1,19}")
 _SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?")
@@ -29,6 +34,11 @@ UNTIL_CLOSE = -2
 
 class Incoming(Protocol):
     """The bytes of a connection, in order."""
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that can be had without waiting."""
+        ...
 
     def some(self, most: int) -> bytes:
         """The next bytes, at least one and at most `most`; none when there are no more."""
@@ -67,6 +77,11 @@ def framing(head: Head) -> int:
     return int(length)
 
 
+def ambiguous(head: Head) -> bool:
+    """Whether somebody on the way may think that the body ends elsewhere."""
+    return bool(head.values(b"transfer-encoding") and head.values(b"content-length"))
+
+
 def body(incoming: Incoming, length: int, *, piece: int) -> Iterator[bytes]:
     """The body that `framing` says `length` of, in pieces of at most `piece` bytes.
 
@@ -75,7 +90,7 @@ def body(incoming: Incoming, length: int, *, piece: int) -> Iterator[bytes]:
         BrokenAnswerError: the chunks are malformed.
     """
     if length == CHUNKED:
-        yield from _chunked(incoming, piece)
+        yield from _gathered(incoming, _chunked(incoming, piece), piece)
     elif length == UNTIL_CLOSE:
         while data := incoming.some(piece):
             yield data
@@ -93,9 +108,28 @@ def _exactly(incoming: Incoming, size: int, piece: int) -> Iterator[bytes]:
         yield data
 
 
+def _gathered(incoming: Incoming, pieces: Iterator[bytes], most: int) -> Iterator[bytes]:
+    """Small pieces that came together as one: each costs its reader as much as a large one."""
+    gathered: list[bytes] = []
+    size = 0
+    for data in pieces:
+        if size + len(data) > most:
+            yield b"".join(gathered)
+            gathered, size = [], 0
+        gathered.append(data)
+        size += len(data)
+        if not incoming.buffered:
+            yield b"".join(gathered)  # which copies nothing where there is but one
+            gathered, size = [], 0
+    if gathered:
+        yield b"".join(gathered)
+
+
 def _chunked(incoming: Incoming, piece: int) -> Iterator[bytes]:
+    wrapping = MAX_WRAPPING
     while True:
-        header = _SIZE.fullmatch(incoming.line(MAX_LINE))
+        line = incoming.line(MAX_LINE)
+        header = _SIZE.fullmatch(line)
         if header is None:
             raise BrokenAnswerError("malformed chunk in the answer", retryable=True)
         size = int(header[1], 16)
@@ -104,6 +138,9 @@ def _chunked(incoming: Incoming, piece: int) -> Iterator[bytes]:
         yield from _exactly(incoming, size, piece)
         if incoming.line(2):
             raise BrokenAnswerError("malformed chunk in the answer", retryable=True)
+        wrapping += WRAPPING * size - len(line)
+        if wrapping < 0:
+            raise BrokenAnswerError("more chunk extensions than body", limit=MAX_WRAPPING)
     left = MAX_TRAILERS
     while line := incoming.line(left):
         left -= len(line) + 1

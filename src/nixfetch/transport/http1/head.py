@@ -10,12 +10,14 @@ from typing import NamedTuple
 
 from nixfetch.transport.answers import BrokenAnswerError
 
-MAX_HEAD = 64 * 1024  # bytes; servers stop at 8 to 16 KiB
+MAX_HEAD = 64 * 1024  # bytes, those of interim answers with it; servers stop at 8 to 16 KiB
 MAX_FIELDS = 256
 MAX_INTERIM = 8  # 1xx answers before one answer; real servers send one
 
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
-_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
+# Blanks around the value are taken off afterwards: a pattern that does it tries all ways to split
+# 60 KiB of blanks, and then the next one.
+_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\x00-\x08\x0a-\x1f\x7f]*)")
 _TLS_RECORDS = b"\x15\x16"  # alert, handshake: the first byte of a server that talks TLS
 _SHOWN = 40  # bytes of what is no answer
 
@@ -51,11 +53,12 @@ def end_of(data: bytes | bytearray, start: int = 0) -> int:
         data: what has come.
         start: where to look from; a few bytes before what is new.
     """
-    found = data.find(b"\r\n\r\n", start)
-    if found >= 0:
-        return found + 4
-    found = data.find(b"\n\n", start)  # RFC 9112 section 2.2 allows a bare LF
-    return found + 2 if found >= 0 else -1
+    strict = data.find(b"\r\n\r\n", start)
+    # RFC 9112 section 2.2 allows a bare LF; what stands behind it is the body's.
+    bare = data.find(b"\n\n", start, strict if strict >= 0 else None)
+    if bare >= 0:
+        return bare + 2
+    return strict + 4 if strict >= 0 else -1
 
 
 def parse(block: bytes) -> Head:
@@ -75,7 +78,7 @@ def parse(block: bytes) -> Head:
         field = _FIELD.fullmatch(line)
         if field is None:
             raise BrokenAnswerError("malformed header field in the answer", retryable=True)
-        fields.append((field[1], field[2]))
+        fields.append((field[1], field[2].strip(b" \t")))
     return Head(int(status[2]), int(status[1]), fields)
 
 

@@ -1,6 +1,7 @@
 """Connections that are kept for the next request, and no more in use than are allowed.
 
-Safe to share among threads. To wait for one's turn is no fault of the remote: it has no limit.
+Safe to share among threads. To wait for one's turn is no fault of the remote: it has no limit,
+but that of the pool's life. One lock; no socket is waited for while it is held.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from nixfetch.errors import TransportError
+from nixfetch.transport.http1.connection import ClosedTransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,26 +23,30 @@ if TYPE_CHECKING:
 KEEPALIVE = 30.0  # seconds; below the idle limits of common servers and load balancers
 
 
-class ClosedTransportError(TransportError):
-    """The transport was closed while somebody waited for it."""
-
-
 class Pool:
     """The connections of one transport."""
 
-    def __init__(self, *, most: int, dial: Callable[[Target, Pace], Connection]) -> None:
+    def __init__(
+        self,
+        *,
+        most: int,
+        dial: Callable[[Target, Pace], Connection],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Open none yet.
 
         Args:
-            most: connections in use at a time.
+            most: connections at a time, kept ones too.
             dial: makes one.
+            clock: seconds, to know by how long one was kept.
         """
         self._dial = dial
         self._most = most
-        self._turn = threading.Semaphore(most)
-        self._lock = threading.Lock()
-        self._idle: dict[Target, deque[Connection]] = {}
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._turns = 0  # given, those that still dial too
         self._used: set[Connection] = set()
+        self._idle: dict[Target, deque[Connection]] = {}
         self._closed = False
 
     def take(self, target: Target, pace: Pace, *, fresh: bool = False) -> Connection:
@@ -53,70 +58,93 @@ class Pool:
             fresh: not one that was kept.
 
         Raises:
-            ClosedTransportError: after `close`.
+            ClosedTransportError: after `close`, also for those who wait.
             TransportError: it cannot be made.
         """
-        self._turn.acquire()
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._turns < self._most)
+            self._turns += 1
         try:
+            self._check_open()
             connection = None if fresh else self._kept(target)
             if connection is None:
+                self._make_room()
                 connection = self._dial(target, pace)
             self._use(connection)
         except BaseException:
-            self._turn.release()
+            self._end_turn()
             raise
         return connection
 
+    def keep(self, target: Target, connection: Connection) -> None:
+        """Give a connection back that is good for another request."""
+        connection.idle_since = self._clock()
+        with self._changed:
+            if connection not in self._used:
+                return
+            self._used.discard(connection)
+            if kept := not self._closed:
+                self._idle.setdefault(target, deque()).append(connection)
+        self._end_turn()
+        if not kept:
+            connection.close()
+
+    def drop(self, connection: Connection) -> None:
+        """Give one back that is not."""
+        with self._changed:
+            if connection not in self._used:
+                return
+            self._used.discard(connection)
+        self._end_turn()
+        connection.close()
+
+    def close(self) -> None:
+        """Close the kept ones; threads that use one, or wait for one, get an error at once."""
+        with self._changed:
+            self._closed = True
+            idle = [connection for each in self._idle.values() for connection in each]
+            self._idle.clear()
+            for connection in self._used:  # under the lock: until then none of them is closed
+                connection.abort()
+            self._changed.notify_all()
+        for connection in idle:
+            connection.close()
+
     def _use(self, connection: Connection) -> None:
-        with self._lock:
+        with self._changed:
             if not self._closed:
                 self._used.add(connection)
                 return
         connection.close()
-        raise ClosedTransportError("the transport was closed meanwhile")
+        self._check_open()
 
-    def keep(self, target: Target, connection: Connection) -> None:
-        """Give a connection back that is good for another request."""
-        connection.idle_since = time.monotonic()
-        surplus: list[Connection] = []
-        with self._lock:
-            if connection not in self._used:
-                return
-            self._used.discard(connection)
-            idle = self._idle.setdefault(target, deque())
-            idle.append(connection)
-            while sum(map(len, self._idle.values())) > self._most:
-                surplus.append(next(each for each in self._idle.values() if each).popleft())
-        self._turn.release()
-        for each in surplus:
-            each.close()
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedTransportError("the transport was closed meanwhile")
 
-    def drop(self, connection: Connection) -> None:
-        """Give one back that is not."""
-        with self._lock:
-            if connection not in self._used:
-                return
-            self._used.discard(connection)
-        self._turn.release()
-        connection.close()
-
-    def close(self) -> None:
-        """Close all; threads that read from one get an error at once."""
-        with self._lock:
-            self._closed = True
-            idle = [connection for each in self._idle.values() for connection in each]
-            self._idle.clear()
-            used = list(self._used)
-        for connection in [*idle, *used]:
-            connection.close()
+    def _end_turn(self) -> None:
+        with self._changed:
+            self._turns -= 1
+            self._changed.notify()
 
     def _kept(self, target: Target) -> Connection | None:
         while True:
-            with self._lock:
+            with self._changed:
                 idle = self._idle.get(target)
-                if self._closed or not idle:
+                if not idle:
                     return None
                 connection = idle.pop()  # the one used last is the likeliest to stand
-            if time.monotonic() - connection.idle_since < KEEPALIVE and connection.is_alive():
+            if self._clock() - connection.idle_since < KEEPALIVE and connection.is_alive():
                 return connection
+            connection.close()
+
+    def _make_room(self) -> None:
+        """Close kept connections, so that a new one is not one too many."""
+        surplus: list[Connection] = []
+        with self._changed:
+            kept = [each for each in self._idle.values() if each]
+            while kept and self._turns + sum(map(len, kept)) > self._most:
+                surplus.append(kept[0].popleft())
+                kept = [each for each in kept if each]
+        for connection in surplus:
             connection.close()

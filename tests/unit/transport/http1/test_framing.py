@@ -4,7 +4,14 @@ import pytest
 
 from nixfetch.errors import TransportError
 from nixfetch.transport.answers import BrokenAnswerError
-from nixfetch.transport.http1.framing import CHUNKED, MAX_LINE, UNTIL_CLOSE, body, framing
+from nixfetch.transport.http1.framing import (
+    CHUNKED,
+    MAX_LINE,
+    UNTIL_CLOSE,
+    ambiguous,
+    body,
+    framing,
+)
 from nixfetch.transport.http1.head import Head
 
 
@@ -14,6 +21,10 @@ class Bytes:
     def __init__(self, data: bytes, step: int = 3) -> None:
         self.left = data
         self._step = step
+
+    @property
+    def buffered(self) -> int:
+        return len(self.left) % 2  # as if packets had an odd number of bytes
 
     def some(self, most: int) -> bytes:
         most = min(most, self._step)
@@ -76,6 +87,18 @@ def test_heads_that_contradict_themselves(answer: Head) -> None:
         framing(answer)
 
 
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (head((ENCODING, b"chunked")), False),
+        (head((LENGTH, b"12")), False),
+        (head((ENCODING, b"chunked"), (LENGTH, b"12")), True),
+    ],
+)
+def test_heads_that_say_two_things(answer: Head, *, expected: bool) -> None:
+    assert ambiguous(answer) is expected
+
+
 def test_bodies() -> None:
     incoming = Bytes(b"0123456789rest")
     assert list(body(incoming, 10, piece=256)) == [b"012", b"345", b"678", b"9"]
@@ -92,6 +115,17 @@ def test_a_body_that_ends_early(length: int) -> None:
     with pytest.raises(TransportError) as caught:
         list(body(Bytes(b"0123"), length, piece=256))
     assert caught.value.retryable
+
+
+def test_chunks_of_one_byte_and_a_long_extension_at_times() -> None:
+    chunks = b"1\r\nx\r\n" * 3_000 + b"1;" + b"x" * 4000 + b"\r\nx\r\n0\r\n\r\n"
+    assert sum(map(len, body(Bytes(chunks), CHUNKED, piece=256))) == 3_001
+
+
+def test_more_wrapping_than_body() -> None:
+    chunk = b"1;" + b"x" * 4000 + b"\r\nx\r\n"
+    with pytest.raises(BrokenAnswerError, match="more chunk extensions than body"):
+        list(body(Bytes(chunk * 30), CHUNKED, piece=256))
 
 
 @pytest.mark.parametrize(

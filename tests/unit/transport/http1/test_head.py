@@ -51,6 +51,22 @@ def test_what_is_no_answer(block: bytes) -> None:
     assert caught.value.retryable
 
 
+def test_a_bare_line_feed_ends_a_head_whatever_the_body_says() -> None:
+    block = b"HTTP/1.1 200 OK\n\n"
+    assert end_of(block + b"a\r\n\r\nb") == len(block)
+
+
+@pytest.mark.parametrize("blanks", [b" " * 60_000, b" \t" * 30_000, b"a " * 30_000])
+@pytest.mark.parametrize("end", [b"", b"b", b"\x00"])
+def test_many_blanks_are_no_work(blanks: bytes, end: bytes) -> None:
+    block = b"HTTP/1.1 200 OK\r\nA:" + blanks + end + b"\r\n\r\n"
+    if end == b"\x00":
+        with pytest.raises(BrokenAnswerError):
+            parse(block)
+    else:
+        assert parse(block).values(b"a") == [(blanks + end).strip()]
+
+
 def test_too_many_fields() -> None:
     line = b"A: b\r\n"
     assert len(parse(b"HTTP/1.1 200 OK\r\n" + line * MAX_FIELDS + b"\r\n").fields) == MAX_FIELDS
