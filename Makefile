@@ -26,7 +26,8 @@ crash: setup
 	NIXFETCH_CRASH=full $(VENV)/bin/pytest -q -m crash tests/crash
 
 crash-cut: setup
-	$(PYTEST) -m crash tests/crash/test_sync_order.py tests/crash/test_full_disks.py tests/crash/test_kills.py
+	$(PYTEST) -m crash tests/crash/test_sync_order.py tests/crash/test_full_disks.py \
+		tests/crash/test_kills.py tests/crash/test_power_cuts.py
 
 coverage: setup
 	scripts/coverage $(VENV)

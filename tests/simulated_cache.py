@@ -34,7 +34,15 @@ from nixfetch.formats.narinfo import NarInfo
 from nixfetch.formats.signing import SecretKey
 from nixfetch.formats.storepath import StorePath
 from nixfetch.plan.trust import Trusted, TrustPolicy
-from nixfetch.transport.base import Body, NotFoundError, Pace, Range, UnsatisfiableRangeError
+from nixfetch.transport.base import (
+    AuthenticationError,
+    Body,
+    ForbiddenError,
+    NotFoundError,
+    Pace,
+    Range,
+    UnsatisfiableRangeError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -128,6 +136,16 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Forbidden:
+    """403: the object is there or not, and not for us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unauthorized:
+    """401: other credentials are wanted."""
+
+
+@dataclass(frozen=True, slots=True)
 class CutAfter:
     """The connection breaks after `size` bytes of the answer, in the first `times` answers."""
 
@@ -200,6 +218,8 @@ class Slow:
 Fault: TypeAlias = (
     Missing
     | Refused
+    | Forbidden
+    | Unauthorized
     | CutAfter
     | FlippedByte
     | Truncated
@@ -236,6 +256,8 @@ class SimulatedCache:
     """Bytes of the pieces of a body."""
     objects: dict[str, bytes] = field(default_factory=dict)
     faults: dict[str, Fault] = field(default_factory=dict)
+    fault: Fault | None = None
+    """Of all objects that have none of their own."""
     infos: dict[StorePath, NarInfo] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     open_bodies: int = 0
@@ -342,7 +364,8 @@ class SimulatedCache:
         self, name: str, wanted: Range | None = None, *, pace: Pace | None = None
     ) -> Iterator[Body]:
         with self._lock:
-            number = 1 + (self.opened.count(name) if name in self.faults else 0)
+            faulty = self.fault is not None or name in self.faults
+            number = 1 + (self.opened.count(name) if faulty else 0)
             self.requests.append(Request(name, wanted))
         body = self._answer(name, wanted, number)
         with self._lock:
@@ -354,7 +377,7 @@ class SimulatedCache:
                 self.open_bodies -= 1
 
     def _answer(self, name: str, wanted: Range | None, number: int) -> Body:
-        fault = self.faults.get(name)
+        fault = self.faults.get(name, self.fault)
         if isinstance(fault, Refused) and number <= fault.times:
             raise TransportError(
                 "remote is busy or broken",
@@ -391,6 +414,10 @@ class SimulatedCache:
         match fault:
             case Missing():
                 raise NotFoundError("no such object", url=name)
+            case Forbidden():
+                raise ForbiddenError("no such object, or not for us", status=403)
+            case Unauthorized():
+                raise AuthenticationError("not authorised", status=401)
             case Replaced(data, encoding):
                 return data, encoding
             case Html():

@@ -10,10 +10,37 @@ from crash.subject import Closure, rounds, small_closure, wide_closure
 from real_nix import real_nix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from real_nix import RealNix
+
+
+_FIGURE = "figure"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was counted, at the end: what docs/reliability.md says comes from here."""
+    lines = [
+        f"{report.nodeid.rpartition('/')[2]}: {value}"
+        for report in terminalreporter.getreports("passed")
+        if report.when == "call"
+        for name, value in report.user_properties
+        if name == _FIGURE
+    ]
+    if lines:
+        terminalreporter.section("figures")
+        terminalreporter.write_line("\n".join(lines))
+
+
+@pytest.fixture
+def show(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Takes a sentence with a figure, for the end of a run of pytest."""
+
+    def take(sentence: str) -> None:
+        record_property(_FIGURE, sentence)
+
+    return take
 
 
 @pytest.fixture(scope="session")

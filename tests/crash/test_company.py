@@ -19,7 +19,7 @@ from crash.subject import PATIENCE, environ, remove, rounds
 from servers import Answer, LoopbackServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from crash.subject import Closure
@@ -35,17 +35,26 @@ GC_PAUSE = 0.05  # seconds between two collections
 
 
 @pytest.mark.parametrize("collected", [False, True], ids=["alone", "with-gc"])
-def test_the_same_closure(collected: bool, flat: Closure, store: Path, nix: RealNix) -> None:
+def test_the_same_closure(
+    collected: bool, flat: Closure, store: Path, nix: RealNix, show: Callable[[str], None]
+) -> None:
     moments = random.Random(SEED)
-    for _ in range(rounds(25, 3)):
+    times, requests, collections = rounds(25, 3), 0, 0
+    for _ in range(times):
         remove(store)
         with _cache(flat) as server:
             if collected:
-                with _collecting(store):
+                with _collecting(store) as done:
                     _all_at_once(flat, store, server, moments)
+                collections += len(done)
             else:
                 _all_at_once(flat, store, server, moments)
+            requests += len([name for name in server.names() if _nar(name)])
         flat.recovers(store, nix)
+    show(
+        f"{times} rounds of {PROCESSES} processes, {KILLED} killed in each,"
+        f" {collections} collections: {requests} NARs asked for, {times * len(flat.paths)} needed"
+    )
 
 
 def _all_at_once(
@@ -107,10 +116,11 @@ def _cache(closure: Closure) -> Iterator[LoopbackServer]:
 
 
 @contextmanager
-def _collecting(store: Path) -> Iterator[None]:
-    """Collect garbage, again and again."""
+def _collecting(store: Path) -> Iterator[list[int]]:
+    """Collect garbage, again and again; gives the exit codes."""
     stopped = threading.Event()
     problems: list[str] = []
+    codes: list[int] = []
     command: list[str | Path] = [sys.executable, "-m", "nixfetch.cli", "gc", "--store", store]
     made = store / "nix/var/nix/db/schema"
 
@@ -126,13 +136,14 @@ def _collecting(store: Path) -> Iterator[None]:
                 timeout=PATIENCE,
                 check=False,
             )
+            codes.append(done.returncode)
             if done.returncode:
                 problems.append(done.stderr)
 
     thread = threading.Thread(target=collect)
     thread.start()
     try:
-        yield
+        yield codes
     finally:
         stopped.set()
         thread.join()

@@ -28,6 +28,7 @@ from crash.supervisor import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from crash.subject import Closure
@@ -46,30 +47,45 @@ CUT = 12  # points of each error in a cut
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EMFILE, errno.EDQUOT])
-def test_a_call_fails(number: int, small: Closure, store: Path, nix: RealNix) -> None:
-    _each_call_fails(number, CHANGES, small, store, nix)
+def test_a_call_fails(
+    number: int, small: Closure, store: Path, nix: RealNix, show: Callable[[str], None]
+) -> None:
+    _each_call_fails(number, CHANGES, small, store, nix, show=show)
 
 
-def test_a_call_is_interrupted(small: Closure, store: Path, nix: RealNix) -> None:
-    _each_call_fails(errno.EINTR, CHANGES | frozenset({"flock"}), small, store, nix)
+def test_a_call_is_interrupted(
+    small: Closure, store: Path, nix: RealNix, show: Callable[[str], None]
+) -> None:
+    _each_call_fails(errno.EINTR, CHANGES | frozenset({"flock"}), small, store, nix, show=show)
 
 
-def test_a_file_cannot_be_closed(small: Closure, store: Path, nix: RealNix) -> None:
+def test_a_file_cannot_be_closed(
+    small: Closure, store: Path, nix: RealNix, show: Callable[[str], None]
+) -> None:
     """Some file systems tell only then that data is lost."""
-    _each_call_fails(errno.EIO, frozenset({"close"}), small, store, nix)
+    _each_call_fails(errno.EIO, frozenset({"close"}), small, store, nix, show=show)
 
 
-def test_removing_making_and_adorning_fails(small: Closure, store: Path, nix: RealNix) -> None:
-    _each_call_fails(errno.EIO, UNLINKS | DIRECTORIES | OTHERS, small, store, nix)
+def test_removing_making_and_adorning_fails(
+    small: Closure, store: Path, nix: RealNix, show: Callable[[str], None]
+) -> None:
+    _each_call_fails(errno.EIO, UNLINKS | DIRECTORIES | OTHERS, small, store, nix, show=show)
 
 
 def _each_call_fails(
-    number: int, calls: frozenset[str], small: Closure, store: Path, nix: RealNix
+    number: int,
+    calls: frozenset[str],
+    small: Closure,
+    store: Path,
+    nix: RealNix,
+    *,
+    show: Callable[[str], None],
 ) -> None:
     watched = watch(small.command(store), root=store, calls=calls, environ=environ())
     assert watched.code == 0, watched.err
     step = 1 if FULL else max(1, len(watched.calls) // CUT)
     problems: list[str] = []
+    points, told = 0, 0
     for at in count(1 + number % step, step):
         remove(store)
         fault = Fault(at, number)
@@ -78,12 +94,15 @@ def _each_call_fails(
         )
         if watched.struck is None:
             break
+        points += 1
+        told += watched.code != 0
         try:
             _is_one_line_or_success(watched, number, small, store)
             small.recovers(store, nix)
         except AssertionError as error:
             problems.append(f"call {at}, {watched.struck}: {error}\n{watched.err}")
     assert not problems, "\n\n".join(problems)
+    show(f"{points} points: {told} with an error, {points - told} without")
 
 
 def _is_one_line_or_success(watched: Watched, number: int, small: Closure, store: Path) -> None:

@@ -6,11 +6,12 @@ which is what a disk looks like after a cut. Mounting the copy replays the journ
 
 from __future__ import annotations
 
+import os
 import random
-import signal
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,8 +22,7 @@ from crash.supervisor import SUPPORTED, SYNCS, watch
 from nixfetch.store import LocalStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from crash.subject import Closure
     from real_nix import RealNix
@@ -31,6 +31,7 @@ pytestmark = pytest.mark.crash
 
 DISK = 256 * 1024 * 1024  # bytes
 SEED = 5
+LATER = 0.05  # seconds: about what it takes to settle a batch
 
 
 @pytest.fixture
@@ -64,8 +65,11 @@ def _cut(machine: Path) -> None:
     disks.clone(machine / "disk", machine / "cut")
 
 
-def test_after_success_all_is_there(machine: Path, flat: Closure, nix: RealNix) -> None:
-    for _ in range(rounds(30, 3)):
+def test_after_success_all_is_there(
+    machine: Path, flat: Closure, nix: RealNix, show: Callable[[str], None]
+) -> None:
+    cuts = rounds(30, 3)
+    for _ in range(cuts):
         with _running(machine) as disk:
             ran = flat.fetch(disk / "store")
             _cut(machine)
@@ -74,6 +78,7 @@ def test_after_success_all_is_there(machine: Path, flat: Closure, nix: RealNix) 
             assert _empty_files(store) == []
             flat.is_fetched(store)
             is_sound(store, nix)
+    show(f"{cuts} cuts after success, all of the closure is there")
 
 
 @pytest.mark.skipif(not SUPPORTED, reason="system calls of this processor are not known here")
@@ -87,23 +92,31 @@ def test_without_syncs_this_test_would_fail(machine: Path, flat: Closure) -> Non
         assert not (store / "nix/var/nix/db/schema").exists() or _empty_files(store)
 
 
-def test_in_mid_run_what_is_valid_is_whole(machine: Path, flat: Closure, nix: RealNix) -> None:
+def test_in_mid_run_what_is_valid_is_whole(
+    machine: Path, flat: Closure, nix: RealNix, show: Callable[[str], None]
+) -> None:
+    cuts = rounds(30, 3)
     moments = random.Random(SEED)
-    with _running(machine) as disk:
-        began = time.monotonic()
-        flat.fetch(disk / "store")
-        longest = time.monotonic() - began
-    begun = 0
-    for _ in range(rounds(30, 3)):
+    found: list[int] = []  # how many paths were valid
+    for number in range(cuts):
+        # By what has its name, not by the clock: a run takes longer on a busy machine.
+        named = number * len(flat.paths) // cuts
         with _running(machine) as disk:
-            _stop_and_cut(machine, flat, disk / "store", moments.uniform(0.1, longest))
+            _cut_in_mid_run(machine, flat, disk / "store", named, moments.uniform(0, LATER))
         with _after_the_cut(machine) as store:
-            begun += (store / "nix").exists()
+            is_sound(store, nix)
+            if (store / "nix/var/nix/db/schema").exists():
+                found.append(_valid(store))
             _recovers(flat, store, nix)
-    assert begun
+    assert len(found) >= cuts // 2
+    partly = sum(0 < count < len(flat.paths) for count in found)
+    show(f"{cuts} cuts in mid-run, {len(found)} of a store, {partly} of one with some of its paths")
 
 
-def _stop_and_cut(machine: Path, closure: Closure, store: Path, seconds: float) -> None:
+def _cut_in_mid_run(
+    machine: Path, closure: Closure, store: Path, named: int, seconds: float
+) -> None:
+    """Fetch, and cut some time after so many paths have their names."""
     with subprocess.Popen(
         closure.command(store),
         env=environ(),
@@ -111,20 +124,27 @@ def _stop_and_cut(machine: Path, closure: Closure, store: Path, seconds: float) 
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
+        names = {Path(path).name for path in closure.paths}
+        while process.poll() is None:
+            with suppress(FileNotFoundError):
+                if len(names.intersection(os.listdir(store / "nix/store"))) >= named:  # noqa: PTH208 - of strings
+                    break
         time.sleep(seconds)
-        process.send_signal(signal.SIGSTOP)
         _cut(machine)
         process.kill()
 
 
 def _recovers(closure: Closure, store: Path, nix: RealNix) -> None:
     """As `Closure.recovers`, but the lists of what was in staging may be lost: a collector's."""
-    is_sound(store, nix)
     ran = closure.fetch(store)
     assert (ran.code, ran.errors) == (0, []), ran.err
-    with LocalStore(store, read_only=True) as opened:
-        assert list(map(str, opened.all_valid())) == list(closure.paths)
+    closure.is_valid(store)
     is_sound(store, nix)
+
+
+def _valid(store: Path) -> int:
+    with LocalStore(store, read_only=True) as opened:
+        return len(opened.all_valid())
 
 
 def _empty_files(store: Path) -> list[Path]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 RCLONE = "NIXFETCH_TEST_RCLONE"
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIATESTS", "AWS_SECRET_ACCESS_KEY": "hush-hush-hush"}
 # Nobody asks the metadata service of a cloud, where these tests may run.
 ALONE = {"AWS_EC2_METADATA_DISABLED": "true"}
 
@@ -115,7 +115,7 @@ READY = r"Starting s3 server on \[(http://[^]]+?)/?\]"
 def test_rclone_with_credentials(
     rclone: list[str], start: Start, nixfetch: Command, demo: Demo
 ) -> None:
-    with start([*rclone, "--auth-key", "key,secret"], READY) as server:
+    with start([*rclone, "--auth-key", "AKIATESTS,hush-hush-hush"], READY) as server:
         assert_fetched(s3_url(server.found[1]), nixfetch, demo, **CREDENTIALS)
 
 
@@ -134,5 +134,5 @@ def test_rclone_without_credentials(
 def test_rclone_refuses_other_credentials(
     rclone: list[str], start: Start, nixfetch: Command, demo: Demo, environ: dict[str, str]
 ) -> None:
-    with start([*rclone, "--auth-key", "key,secret"], READY) as server:
+    with start([*rclone, "--auth-key", "AKIATESTS,hush-hush-hush"], READY) as server:
         assert_refused(s3_url(server.found[1]), nixfetch, demo, **environ)

@@ -129,28 +129,34 @@ class BinaryCache:
         """
         with self._info_lock, facts(cache=self.url):
             if self._info is None:
-                raw = self._memory.cache_info(self.url)
-                if raw is None:
-                    raw = self._ask_info(hurried=hurried)
-                info = CacheInfo() if raw is None else CacheInfo.parse(raw)
-                if info.store_dir != STORE_DIR:
-                    raise StoreDirError(
-                        "cache is for another store directory", store_dir=info.store_dir
-                    )
-                if raw is not None:
-                    self._memory.keep_cache_info(self.url, raw)
-                self._info = info
+                self._info = self._remembered_info() or self._ask_info(hurried=hurried)
+            if self._info.store_dir != STORE_DIR:
+                error = StoreDirError(
+                    "cache is for another store directory", store_dir=self._info.store_dir
+                )
+                self._small_gate.give_up(error)
+                raise error
             return self._info
 
-    def _ask_info(self, *, hurried: bool) -> bytes | None:
+    def _remembered_info(self) -> CacheInfo | None:
+        raw = self._memory.cache_info(self.url)
         try:
-            return self._small("nix-cache-info", cacheinfo.MAX_SIZE, hurried=hurried)
-        except NotFoundError as error:
-            if isinstance(error, ForbiddenError):
-                self._doors.info_is_forbidden = True
-            else:
-                _log.warning("%s has no nix-cache-info: taking the defaults", self.url)
+            return None if raw is None else CacheInfo.parse(raw)
+        except FormatError:
             return None
+
+    def _ask_info(self, *, hurried: bool) -> CacheInfo:
+        try:
+            raw = self._small("nix-cache-info", cacheinfo.MAX_SIZE, hurried=hurried)
+        except NotFoundError as error:
+            self._doors.info_is_forbidden = isinstance(error, ForbiddenError)
+            if not self._doors.info_is_forbidden:
+                _log.warning("%s has no nix-cache-info: taking the defaults", self.url)
+            return CacheInfo()
+        self._doors.info_is_forbidden = False
+        info = CacheInfo.parse(raw)
+        self._memory.keep_cache_info(self.url, raw)
+        return info
 
     @property
     def priority(self) -> int:
@@ -173,23 +179,24 @@ class BinaryCache:
             TransportError: it does not answer.
         """
         with facts(cache=self.url):
-            if not fresh and (remembered := self._memory.narinfo(self.url, hash_part)) is not None:
+            remembered = None if fresh else self._memory.narinfo(self.url, hash_part)
+            if remembered is not None:
                 if remembered.raw is None:
                     raise NotFoundError("no such object", remembered=True)
                 try:
                     return _parsed(remembered.raw, hash_part)
                 except HEALABLE as error:  # the cache itself may know better by now
-                    _log.info("%s: what is remembered is no good: %s", self.url, error)
+                    self._drop(hash_part, error)
             return self._ask_narinfo(hash_part, hurried=hurried)
 
     def _ask_narinfo(self, hash_part: str, *, hurried: bool) -> NarInfo:
-        self._memory.forget(self.url, hash_part)
         try:
             raw = self._small(f"{hash_part}.narinfo", narinfo.MAX_SIZE, hurried=hurried)
         except ForbiddenError as error:
             raise self._forbidden(error, hurried=hurried) from error
         except NotFoundError:
             self._doors.has_answered = True
+            self._check_store_dir(hurried=hurried)
             self._memory.keep_narinfo(self.url, hash_part, None)
             raise
         self._doors.has_answered = True
@@ -197,9 +204,26 @@ class BinaryCache:
             info = _parsed(raw, hash_part)
         except HEALABLE as error:
             self._small_gate.disbelieved(error)
+            if isinstance(error, NarInfoError) and not isinstance(error, NotNarInfoError):
+                self._check_store_dir(hurried=hurried)
             raise
         self._memory.keep_narinfo(self.url, hash_part, raw)
         return info
+
+    def _check_store_dir(self, *, hurried: bool) -> None:
+        """Look once if the cache is for another store directory, and has nothing for that reason.
+
+        One alone is asked for nix-cache-info only then: nothing else of it would matter.
+        """
+        if self._doors.store_dir_is_known:
+            return
+        self._doors.store_dir_is_known = True
+        try:
+            self.info(hurried=hurried)
+        except StoreDirError:
+            raise
+        except HEALABLE as error:
+            _log.info("%s does not say which store it is for: %s", self.url, error)
 
     def _forbidden(self, error: ForbiddenError, *, hurried: bool) -> TransportError:
         """What 403 means: a missing object, or a closed door.
@@ -208,17 +232,14 @@ class BinaryCache:
         one read nix-cache-info, or some path.
         """
         doors = self._doors
-        if not doors.has_answered:
-            with suppress(*HEALABLE):
-                self.info(hurried=hurried)
-            if doors.info_is_forbidden:
-                closed = AuthenticationError(
-                    "cache refuses everything",
-                    hint="it answers 403 to all that is asked: are there credentials for it?",
-                    status=error.facts.get("status"),
-                )
-                self._small_gate.disbelieved(closed)
-                return closed
+        if not doors.has_answered and self._info_is_forbidden(hurried=hurried):
+            closed = AuthenticationError(
+                "cache refuses everything",
+                hint="it answers 403 to all that is asked: are there credentials for it?",
+                status=error.facts.get("status"),
+            )
+            self._small_gate.disbelieved(closed)
+            return closed
         if not doors.warned:
             doors.warned = True
             _log.warning(
@@ -230,6 +251,14 @@ class BinaryCache:
         missing.facts = dict(error.facts)
         return missing
 
+    def _info_is_forbidden(self, *, hurried: bool) -> bool:
+        """Whether nix-cache-info is refused as well; what is remembered of it does not count."""
+        with self._info_lock:
+            if self._doors.info_is_forbidden is None:
+                with suppress(*HEALABLE):
+                    self._ask_info(hurried=hurried)
+            return self._doors.info_is_forbidden is True
+
     def believed(self) -> None:
         """Say that a NAR of it was good."""
         self._nar_gate.believed()
@@ -238,39 +267,61 @@ class BinaryCache:
         """Say that a NAR of it was no good."""
         self._nar_gate.disbelieved(error)
 
-    def lookup(
-        self, path: StorePath, policy: TrustPolicy, *, hurried: bool = False, fresh: bool = False
-    ) -> Trusted:
-        """What the cache says about `path`, once somebody whom `policy` trusts vouches for it.
+    def lookup(self, path: StorePath, policy: TrustPolicy, *, hurried: bool = False) -> Trusted:
+        """What is remembered of `path`, or else what the cache says; as `recall` and `ask`."""
+        return self.recall(path, policy) or self.ask(path, policy, hurried=hurried)
 
-        Trust is never remembered: what is, is judged anew.
+    def recall(self, path: StorePath, policy: TrustPolicy) -> Trusted | None:
+        """What is remembered of `path`, once somebody whom `policy` trusts vouches for it.
+
+        Trust is never remembered: what is, is judged anew, and forgotten where it does not stand.
+
+        Raises:
+            NotFoundError: the cache said lately that it has no such path.
+        """
+        remembered = self._memory.narinfo(self.url, path.hash_part)
+        if remembered is None:
+            return None
+        with facts(cache=self.url):
+            if remembered.raw is None:
+                raise NotFoundError("no such object", remembered=True)
+            try:
+                return _admitted(remembered.raw, path, policy, check=not self.trusted)
+            except HEALABLE as error:
+                self._drop(path.hash_part, error)
+                return None
+
+    def ask(self, path: StorePath, policy: TrustPolicy, *, hurried: bool = False) -> Trusted:
+        """What the cache says about `path`, once somebody whom `policy` trusts vouches for it.
 
         Raises:
             UnsignedError, FalseContentAddressError, WeakHashError: nobody does.
             WrongPathError: the same hash part under another name; or as `narinfo`.
         """
-        remembered = not fresh and self._memory.narinfo(self.url, path.hash_part) is not None
-        info = self.narinfo(path.hash_part, hurried=hurried, fresh=fresh)
-        try:
-            with facts(cache=self.url):
-                trusted = self._admitted(info, path, policy)
-        except TrustError as error:
-            if remembered:  # it may have been signed since
-                return self.lookup(path, policy, hurried=hurried, fresh=True)
-            self._memory.forget(self.url, path.hash_part)
-            self._small_gate.disbelieved(error)
-            raise
+        with facts(cache=self.url):
+            info = self._ask_narinfo(path.hash_part, hurried=hurried)
+            try:
+                trusted = _trusted(info, path, policy, check=not self.trusted)
+            except TrustError as error:
+                self.forget(path)
+                self._small_gate.disbelieved(error)
+                raise
         self._small_gate.believed()
         return trusted
 
-    def _admitted(self, info: NarInfo, path: StorePath, policy: TrustPolicy) -> Trusted:
-        if info.path != path:
-            raise WrongPathError("cache answered with another path", asked=path, got=info.path)
-        return _slim(policy.admit(info, check=not self.trusted))
+    def _drop(self, hash_part: str, error: NixfetchError) -> None:
+        _log.info("%s: what is remembered of %s is no good: %s", self.url, hash_part, error)
+        self._memory.forget(self.url, hash_part)
 
-    def forget(self, path: StorePath) -> bool:
-        """Forget what is remembered of `path`; whether something was."""
-        return self._memory.forget(self.url, path.hash_part)
+    def forget(self, path: StorePath) -> None:
+        """Forget what is remembered of `path`."""
+        self._memory.forget(self.url, path.hash_part)
+
+    def forget_download(self, trusted: Trusted) -> None:
+        """Keep nothing of the NAR of a path any more: the path is there."""
+        partial = self._memory.claim(self.url, trusted.info)
+        if partial is not None:
+            partial.discard()
 
     @contextmanager
     def nar(
@@ -280,6 +331,7 @@ class BinaryCache:
         downloaded: Callable[[int], None] = lambda _: None,
         hurried: bool = False,
         anew: bool = False,
+        pausing: Callable[[], object] = lambda: None,
     ) -> Iterator[Download]:
         """The NAR of a path, decoded, as it comes.
 
@@ -294,6 +346,7 @@ class BinaryCache:
             downloaded: is told of bytes as they arrive, still compressed.
             hurried: another cache is left; see `plan.health`.
             anew: use nothing of an earlier download.
+            pausing: called when the reader may have to wait for other threads; see `Arriving`.
 
         Raises:
             NarGoneError: the narinfo is there, the NAR is not.
@@ -320,6 +373,8 @@ class BinaryCache:
                 limit=limit,
                 partial=partial,
                 sure=info.file_hash is not None,
+                size=info.file_size,
+                pausing=pausing,
             )
             try:
                 yield Download(trusted, arriving, limit=limit, cache=self.url, url=shown)
@@ -330,10 +385,13 @@ class BinaryCache:
         """A whole object of at most `limit` bytes, under no encoding."""
 
         def once(pace: Pace) -> bytes:
+            began = self._waits.now()
             with self._transport.open(name, pace=pace) as body:
                 # The limit counts before and after decoding: neither an endless body nor a
                 # small one that unfolds gets further.
                 chunks = at_most(body.chunks, limit, what=name)
+                if hurried:  # a pace that is enough for a large object is none for this
+                    chunks = self._until(began + self._waits.budget.left, chunks)
                 if body.encoding is not None:
                     chunks = codecs.decode(body.encoding, chunks, memory_limit=ENCODING_WINDOW)
                 return read_all(chunks, limit, what=name)
@@ -347,6 +405,12 @@ class BinaryCache:
         self._throttle(len(raw))
         return raw
 
+    def _until(self, end: float, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            if self._waits.now() > end:
+                raise TransportError("answer is too slow", retryable=True)
+            yield chunk
+
     def _check_online(self) -> None:
         if self._offline:
             raise OfflineError("not asked: the run is offline", hint="leave out --offline")
@@ -358,7 +422,10 @@ class _Doors:
 
     has_answered: bool = False
     """It gave an object, or said 404."""
-    info_is_forbidden: bool = False
+    info_is_forbidden: bool | None = None
+    """None: nobody asked."""
+    store_dir_is_known: bool = False
+    """As far as it ever will be."""
     warned: bool = False
 
 
@@ -372,6 +439,16 @@ def _parsed(raw: bytes, hash_part: str) -> NarInfo:
     if info.path.hash_part != hash_part:
         raise WrongPathError("cache answered with another path", asked=hash_part, got=info.path)
     return info
+
+
+def _admitted(raw: bytes, path: StorePath, policy: TrustPolicy, *, check: bool) -> Trusted:
+    return _trusted(_parsed(raw, path.hash_part), path, policy, check=check)
+
+
+def _trusted(info: NarInfo, path: StorePath, policy: TrustPolicy, *, check: bool) -> Trusted:
+    if info.path != path:
+        raise WrongPathError("cache answered with another path", asked=path, got=info.path)
+    return _slim(policy.admit(info, check=check))
 
 
 def _slim(trusted: Trusted) -> Trusted:

@@ -19,13 +19,7 @@ from nixfetch.formats.hashes import Hash
 from nixfetch.streams import codecs
 from nixfetch.streams.limits import at_most
 from nixfetch.transport.answers import BrokenAnswerError
-from nixfetch.transport.base import (
-    ForbiddenError,
-    NotFoundError,
-    Pace,
-    Range,
-    UnsatisfiableRangeError,
-)
+from nixfetch.transport.base import NotFoundError, Pace, Range, UnsatisfiableRangeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +31,7 @@ if TYPE_CHECKING:
     from nixfetch.transport.base import Transport
 
 ENCODING_WINDOW = 8 * 1024 * 1024  # bytes; what RFC 8878 has HTTP's zstd need at most
-_HEADWAY = 1024 * 1024  # bytes that a try must bring to count as a success
+_HEADWAY = 1024 * 1024  # bytes that must come for a try not to be in vain
 _HASHED = frozenset({"sha256", "sha512", "sha1"})  # what hashlib has everywhere
 
 
@@ -61,6 +55,8 @@ class Arriving:
         limit: int,
         partial: Partial | None = None,
         sure: bool = False,
+        size: int | None = None,
+        pausing: Callable[[], object] = lambda: None,
     ) -> None:
         """Ask for nothing yet.
 
@@ -73,6 +69,9 @@ class Arriving:
             limit: bytes of one body, as it travels.
             partial: what an earlier run has of it, and where this one keeps what comes.
             sure: a hash of the whole is known, so that parts of two versions are found out.
+            size: bytes that it should have.
+            pausing: called before each try, which may have to wait for what other threads learn:
+                whoever is asked for more must hold nothing that those wait for.
         """
         self._transport = transport
         self._name = name
@@ -82,6 +81,8 @@ class Arriving:
         self._limit = limit
         self._partial = partial
         self._sure = sure
+        self._size = size
+        self._pausing = pausing
         self._received = 0  # bytes handed on
         self._validator: str | None = None
         self._ranges = True  # whether to ask for the rest alone
@@ -105,33 +106,37 @@ class Arriving:
         if self._partial is not None:
             self._partial.discard()
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether anything of it is there for the next run."""
+        return self._partial is not None and self._partial.size > 0
+
     def _run(self) -> Iterator[bytes]:
         yield from self._kept()
+        if self._received and self._received == self._size:
+            return  # all of it: the hash will say
         asking = self._asking
         while True:
             before = self._received
+            self._pausing()
             pace = asking.begin()
             try:
                 yield from self._attempt(pace)
-            except ForbiddenError as error:
-                asking.leave()
-                raise NarGoneError("the cache has the narinfo, but not its NAR") from error
             except NotFoundError as error:
-                asking.leave()
+                asking.succeeded()
                 raise NarGoneError("the cache has the narinfo, but not its NAR") from error
             except UnsatisfiableRangeError as error:
-                if not before:
-                    asking.failed(error)
-                asking.leave()
-                # It broke off behind its last byte, or is another one: the hash will say.
-                self.stitched = True
-                return
+                if before:
+                    # It broke off behind its last byte, or is another one: the hash will say.
+                    asking.succeeded()
+                    self.stitched = True
+                    return
+                asking.failed(error)
             except BrokenAnswerError as error:
                 self._ranges = self._ranges and not before
                 asking.failed(error)
             except TransportError as error:
-                # What made headway is no failure in a row; a byte at a time is none.
-                asking.failed(error, headway=self._received - before >= _HEADWAY)
+                asking.failed(error)
             except BaseException:
                 asking.leave()
                 raise
@@ -172,10 +177,11 @@ class Arriving:
             self._validator = body.validator
             if self._partial is not None and not self._received:
                 self._partial.restart(body.validator)
-            enough = self._received + _HEADWAY
+            milestone = self._received + _HEADWAY
             for chunk in _from(self._received - body.start, chunks, self._throttle):
-                if self._received < enough <= self._received + len(chunk):
-                    self._asking.works()
+                if self._received + len(chunk) >= milestone:
+                    self._asking.makes_headway()
+                    milestone = self._received + len(chunk) + _HEADWAY
                 if self._partial is not None and keeps and self._partial.size == self._received:
                     self._partial.append(chunk)
                 self._received += len(chunk)
@@ -230,6 +236,11 @@ class Download:
             if actual != info.file_hash:
                 wrong |= {"expected_file_hash": str(info.file_hash), "file_hash": str(actual)}
         return wrong or None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether anything of it is there for the next run."""
+        return self._arriving.is_kept
 
     def discard(self) -> None:
         """Keep nothing of it for the next run: it is done, or it was no good."""

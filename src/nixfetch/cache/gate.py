@@ -34,10 +34,13 @@ class OutOfPatienceError(TransportError):
 
     Attributes:
         exit_code: of what it failed with last.
+        retryable: it is out only as long as there is another cache.
     """
 
-    def __init__(self, cause: NixfetchError) -> None:
-        super().__init__("cache is not asked any more", reason=str(cause), hint=cause.hint)
+    def __init__(self, cause: NixfetchError, *, dead: bool) -> None:
+        super().__init__(
+            "cache is not asked any more", reason=str(cause), hint=cause.hint, retryable=not dead
+        )
         self.exit_code = cause.exit_code
 
 
@@ -128,6 +131,12 @@ class Gate:
             self._last = error
             self._health.disbelieved()
 
+    def give_up(self, error: NixfetchError) -> None:
+        """Nothing is to be had there, for this reason: let nobody in any more."""
+        with self._changed:
+            self._health.given_up(error)
+            self._changed.notify_all()
+
     def close(self) -> None:
         """Wake whoever waits: the run is over."""
         self._waits.over.set()
@@ -138,26 +147,22 @@ class Gate:
 
     def enter(self, *, hurried: bool, not_before: float) -> bool:
         """Wait for one's turn; whether it is as the one who looks if the cache is back."""
-        waits, health = self._waits, self._health
-        with self._changed:
-            while True:
-                self._check(hurried=hurried)
-                if not health.is_suspect:
-                    break
-                if not self._probing:
-                    self._probing = True
-                    not_before = max(not_before, health.not_before)
-                    break
-                self._changed.wait()
-            probing = health.is_suspect
-        delay = not_before - waits.now()
-        if delay > 0:
+        while True:
+            with self._changed:
+                probing = self._turn(hurried=hurried)
+                if probing:
+                    not_before = max(not_before, self._health.not_before)
+            delay = not_before - self._waits.now()
+            if delay <= 0:
+                return probing
             try:
                 self._pause(delay, hurried=hurried)
             except BaseException:
                 self.leave(probing=probing)
                 raise
-        return probing
+            if probing:
+                return True
+            not_before = float("-inf")  # who slept looks again: much may have happened
 
     def pace(self, *, hurried: bool) -> Pace:
         """How long a try may take."""
@@ -177,23 +182,27 @@ class Gate:
                 self._probing = False
             self._changed.notify_all()
 
-    def failed(self, error: TransportError, *, began: float) -> None:
-        """A try that began at that time has failed."""
-        waits = self._waits
+    def failed(self, error: TransportError, *, began: float, heard: float | None) -> None:
+        """A try that began at that time has failed; it made headway last when it was `heard`."""
+        waits, health = self._waits, self._health
         with self._changed:
             if isinstance(error, NotFoundError | UnsatisfiableRangeError):
-                self._health.succeeded()  # it is an answer
+                health.succeeded(began=began)  # it is an answer
                 return
             self._last = error
             if isinstance(error, AuthenticationError):
-                self._health.given_up(error)
+                health.given_up(error)
                 return
-            self._health.failed(error, began=began, now=waits.now(), fraction=waits.fraction())
+            if heard is not None:
+                health.succeeded(began=began)
+            health.failed(
+                error, began=began, now=waits.now(), fraction=waits.fraction(), heard=heard
+            )
 
-    def succeeded(self) -> None:
-        """A try was good."""
+    def succeeded(self, *, began: float) -> None:
+        """A try that began at that time was good."""
         with self._changed:
-            self._health.succeeded()
+            self._health.succeeded(began=began)
 
     def delay(self, error: TransportError, failures: int) -> float | None:
         """Seconds until the next try of one object after so many failures; None: no more."""
@@ -207,23 +216,37 @@ class Gate:
         """Seconds, on the clock of the gate."""
         return self._waits.now()
 
+    def _turn(self, *, hurried: bool) -> bool:
+        """Wait, with the condition held, until one may come in; whether it is to look."""
+        while True:
+            self._check(hurried=hurried)
+            if not self._health.is_suspect:
+                return False
+            if not self._probing:
+                self._probing = True
+                return True
+            # Who looks may have all the time in the world; who has another cache has not.
+            limit = self._waits.budget.left if hurried else None
+            if not self._changed.wait(limit) and self._last is not None:
+                raise OutOfPatienceError(self._last, dead=False)
+
     def _check(self, *, hurried: bool) -> None:
         if self._waits.over.is_set():
             raise ClosedCacheError("the cache was closed meanwhile")
         if self._health.cause is not None:
-            raise OutOfPatienceError(self._health.cause)
+            raise OutOfPatienceError(self._health.cause, dead=True)
         if (
             hurried
             and self._last is not None
             and (self._health.distrusted() or not self._waits.budget.left)
         ):
-            raise OutOfPatienceError(self._last)
+            raise OutOfPatienceError(self._last, dead=False)
 
     def _pause(self, seconds: float, *, hurried: bool) -> None:
         waits = self._waits
         if hurried and seconds > waits.budget.left:
             assert self._last is not None
-            raise OutOfPatienceError(self._last)
+            raise OutOfPatienceError(self._last, dead=False)
         began = waits.now()
         waits.sleep(seconds)
         if waits.over.is_set():
@@ -239,7 +262,9 @@ class Asking:
         self._gate = gate
         self._hurried = hurried
         self._probing = False
-        self._began = self._not_before = 0.0
+        self._began = 0.0
+        self._not_before = float("-inf")
+        self._heard: float | None = None  # when the try made headway last
         self._failures = 0  # in a row
 
     def begin(self) -> Pace:
@@ -252,35 +277,34 @@ class Asking:
         gate = self._gate
         self._probing = gate.enter(hurried=self._hurried, not_before=self._not_before)
         self._began = gate.now()
+        self._heard = None
         return gate.pace(hurried=self._hurried)
 
-    def failed(self, error: TransportError, *, headway: bool = False) -> None:
+    def failed(self, error: TransportError) -> None:
         """The try has failed; returns when there may be another one, raises `error` if not.
 
-        Args:
-            error: why.
-            headway: it brought so much that it is no failure in a row.
+        One that made headway is no failure in a row.
         """
         gate = self._gate
-        self._failures = 1 if headway else self._failures + 1
-        if headway:
-            gate.succeeded()
-        gate.failed(error, began=self._began)
+        self._failures = 1 if self._heard is not None else self._failures + 1
+        gate.failed(error, began=self._began, heard=self._heard)
         self.leave()
         delay = gate.delay(error, self._failures)
         if delay is None:
-            error.facts.setdefault("tries", self._failures)
+            if self._failures > 1:
+                error.facts.setdefault("tries", self._failures)
             raise error
         self._not_before = gate.now() + delay
 
-    def works(self) -> None:
+    def makes_headway(self) -> None:
         """The try goes well so far: nobody has to wait for its end."""
-        self._gate.succeeded()
-        self.leave()
+        self._heard = self._gate.now()
+        self.succeeded()
 
     def succeeded(self) -> None:
         """The try was good."""
-        self.works()
+        self._gate.succeeded(began=self._began)
+        self.leave()
 
     def leave(self) -> None:
         """The try came to no end that says anything about the cache."""

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Self
 
-from nixfetch.cache.client import HEALABLE, BinaryCache
+from nixfetch.cache.client import HEALABLE, OfflineError
 from nixfetch.cache.download import NarGoneError
+from nixfetch.cache.gate import ClosedCacheError
 from nixfetch.cache.race import race
+from nixfetch.errors import TransportError
 from nixfetch.formats.cacheinfo import DEFAULT_PRIORITY
 from nixfetch.plan.sources import Hunt, by_priority, decoding_cost
 from nixfetch.transport.base import NotFoundError
@@ -25,25 +27,41 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
+    from nixfetch.cache.client import BinaryCache
     from nixfetch.errors import NixfetchError
     from nixfetch.formats.storepath import StorePath
     from nixfetch.plan.trust import Trusted, TrustPolicy
 
 _log = logging.getLogger(__name__)
+_ORDERING = 10.0  # seconds for all caches to say their priority, before the run goes on without
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a cache says of a path."""
+
+    trusted: Trusted
+    remembered: bool = False
+    """Whether it said so in an earlier run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """A path that a cache has and somebody vouches for, and where else it could be had."""
 
-    trusted: Trusted
+    answer: Answer
     cache: BinaryCache
     hunt: Hunt[BinaryCache]
 
     @property
+    def trusted(self) -> Trusted:
+        """What the cache says of it, vouched for."""
+        return self.answer.trusted
+
+    @property
     def hurried(self) -> bool:
         """Whether another cache is left for it."""
-        return not self.hunt.is_last
+        return self.hunt.hurried
 
 
 class CacheGroup:
@@ -54,6 +72,7 @@ class CacheGroup:
         caches: Iterable[BinaryCache],
         *,
         race: bool = False,
+        ordering: float = _ORDERING,
         on_close: Callable[[], object] = lambda: None,
     ) -> None:
         """Use `caches`, which become this object's to close; ties go to the earlier one.
@@ -61,13 +80,15 @@ class CacheGroup:
         Args:
             caches: as the user named them.
             race: ask caches of equal priority together.
+            ordering: seconds that they have to say their priority.
             on_close: called when they are closed.
         """
         self._caches = list(caches)
         self._race = race
-        self._ties: list[list[BinaryCache]] = []  # in order, those of equal priority together
+        self._ordering = ordering
         self._on_close = on_close
         self._ordered: list[BinaryCache] | None = None
+        self._ranks: dict[BinaryCache, int] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -92,19 +113,16 @@ class CacheGroup:
         """The caches, the one to ask first first.
 
         One alone is not asked for its priority. One that does not say it, for whatever
-        reason, is taken at Nix's default: it may still have what we look for.
+        reason or not in time, is taken at Nix's default: it may still have what we look for.
         """
         with self._lock:
             if self._ordered is None:
-                priorities = (
-                    _priorities(self._caches)
-                    if len(self._caches) > 1
-                    else [DEFAULT_PRIORITY] * len(self._caches)
-                )
-                self._ordered = [self._caches[rank] for rank in by_priority(priorities)]
-                known = dict(zip(map(id, self._caches), priorities, strict=False))
-                ties = groupby(self._ordered, key=lambda cache: known[id(cache)])
-                self._ties = [list(tie) for _, tie in ties]
+                if len(self._caches) > 1:
+                    priorities = _priorities(self._caches, self._ordering)
+                    self._ranks = dict(zip(self._caches, priorities, strict=True))
+                    self._ordered = [self._caches[rank] for rank in by_priority(priorities)]
+                else:
+                    self._ordered = self._caches
             return self._ordered
 
     def find(self, path: StorePath, policy: TrustPolicy) -> Found:
@@ -114,29 +132,8 @@ class CacheGroup:
             MissingError: no cache has it.
             NixfetchError: no cache has it in a form to be believed; says what each answered.
         """
-        caches = self.in_order()
-        hunt = Hunt(str(path), [(cache.url, cache) for cache in caches])
-        if self._race and len(self._ties) < len(caches):
-            return self._after_races(path, policy, hunt)
-        return self._next(path, policy, hunt)
-
-    def _after_races(self, path: StorePath, policy: TrustPolicy, hunt: Hunt[BinaryCache]) -> Found:
-        for tie in self._ties:
-            is_last = tie is self._ties[-1] and len(tie) == 1
-            finish = race(
-                tie,
-                partial(BinaryCache.lookup, path=path, policy=policy, hurried=not is_last),
-                cost=lambda trusted: (
-                    decoding_cost(trusted.info.compression),
-                    trusted.info.file_size or trusted.info.nar_size,
-                ),
-            )
-            hunt.raced(finish.order, finish.errors)
-            if finish.best is not None:
-                cache = hunt.next()
-                assert cache is not None
-                return Found(finish.best, cache, hunt)
-        raise hunt.verdict(missing=NotFoundError)
+        hunt = Hunt(str(path), [(cache.url, cache) for cache in self.in_order()])
+        return self._next(path, policy, hunt, race=self._race)
 
     def find_next(self, found: Found, error: NixfetchError, policy: TrustPolicy) -> Found:
         """The next cache for a path whose NAR was no good.
@@ -150,14 +147,18 @@ class CacheGroup:
             As `find`.
         """
         path = found.trusted.info.path
-        if isinstance(error, NarGoneError) and found.cache.forget(path):
-            # The narinfo was an old one; the cache may have another by now.
-            try:
-                trusted = found.cache.lookup(path, policy, hurried=found.hurried, fresh=True)
-            except HEALABLE as newer:
-                error = newer
-            else:
-                return Found(trusted, found.cache, found.hunt)
+        if isinstance(error, NarGoneError) or not isinstance(error, TransportError):
+            found.cache.forget(path)
+            if found.answer.remembered:  # an old one; the cache may have another by now
+                try:
+                    trusted = found.cache.ask(path, policy, hurried=found.hurried)
+                except NotFoundError as missing:
+                    error = missing
+                except HEALABLE as newer:
+                    _log.info("%s: asked for %s once more: %s", found.cache.url, path, newer)
+                else:
+                    if _names_another(trusted, found.trusted):
+                        return replace(found, answer=Answer(trusted))
         found.hunt.failed(error)
         return self._next(path, policy, found.hunt)
 
@@ -170,25 +171,72 @@ class CacheGroup:
         hunt = Hunt(hash_part, [(cache.url, cache) for cache in self.in_order()])
         while (cache := hunt.next()) is not None:
             try:
-                return cache.narinfo(hash_part, hurried=not hunt.is_last).path
+                return cache.narinfo(hash_part, hurried=hunt.hurried).path
             except HEALABLE as error:
                 hunt.failed(error)
         raise hunt.verdict(missing=NotFoundError)
 
-    def _next(self, path: StorePath, policy: TrustPolicy, hunt: Hunt[BinaryCache]) -> Found:
-        while (cache := hunt.next()) is not None:
+    def _next(
+        self,
+        path: StorePath,
+        policy: TrustPolicy,
+        hunt: Hunt[BinaryCache],
+        *,
+        race: bool = False,
+    ) -> Found:
+        while True:
+            answer = self._raced(path, policy, hunt) if race else None
+            cache = hunt.next()
+            if cache is None:
+                raise hunt.verdict(missing=NotFoundError)
             try:
-                trusted = cache.lookup(path, policy, hurried=not hunt.is_last)
-                return Found(trusted, cache, hunt)
+                answer = answer or _look_up(cache, path, policy, hurried=hunt.hurried)
             except HEALABLE as error:
                 hunt.failed(error)
                 if not isinstance(error, NotFoundError):
                     _log.info("%s: %s", cache.url, error)
-        raise hunt.verdict(missing=NotFoundError)
+            else:
+                return Found(answer, cache, hunt)
+
+    def _raced(
+        self, path: StorePath, policy: TrustPolicy, hunt: Hunt[BinaryCache]
+    ) -> Answer | None:
+        """Ask those that come next, if they are equals; the answer of the best, who is next now."""
+        ahead = hunt.ahead()
+        equals = list(takewhile(lambda cache: self._is_level(cache, ahead[0]), ahead))
+        if len(equals) < 2 or hunt.is_second_round:  # noqa: PLR2004 - one alone races with nobody
+            return None
+        finish = race(
+            equals,
+            lambda cache: _look_up(cache, path, policy, hurried=True),
+            cost=lambda answer: _cost(answer.trusted),
+        )
+        hunt.raced(finish.order, finish.errors)
+        return finish.best
+
+    def _is_level(self, one: BinaryCache, other: BinaryCache) -> bool:
+        return self._ranks.get(one) == self._ranks.get(other)
 
 
-def _priorities(caches: Sequence[BinaryCache]) -> list[int]:
-    """Of each cache; all are asked at once, so that dead ones cost their time only once."""
+def _look_up(cache: BinaryCache, path: StorePath, policy: TrustPolicy, *, hurried: bool) -> Answer:
+    recalled = cache.recall(path, policy)
+    if recalled is not None:
+        return Answer(recalled, remembered=True)
+    return Answer(cache.ask(path, policy, hurried=hurried))
+
+
+def _cost(trusted: Trusted) -> tuple[int, int]:
+    info = trusted.info
+    return decoding_cost(info.compression), info.file_size or info.nar_size
+
+
+def _names_another(one: Trusted, other: Trusted) -> bool:
+    """Whether two narinfos of a path name different NARs."""
+    return (one.info.url, one.info.nar_hash) != (other.info.url, other.info.nar_hash)
+
+
+def _priorities(caches: Sequence[BinaryCache], seconds: float) -> list[int]:
+    """Of each cache; all are asked at once, and have `seconds` for it."""
     found = [DEFAULT_PRIORITY] * len(caches)
     crashes: list[BaseException] = []
 
@@ -204,16 +252,21 @@ def _priorities(caches: Sequence[BinaryCache]) -> list[int]:
     ]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    deadline = time.monotonic() + seconds
+    for cache, thread in zip(caches, threads, strict=True):
+        thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.is_alive():
+            _log.warning("%s does not say its priority in time", cache.url)
     for crash in crashes:
         raise crash
-    return found
+    return found.copy()  # who is late does not count any more
 
 
 def _priority(cache: BinaryCache) -> int:
     try:
         return cache.priority
+    except (ClosedCacheError, OfflineError) as error:
+        _log.info("%s does not say its priority: %s", cache.url, error)
     except HEALABLE as error:
         _log.warning("%s does not say its priority: %s", cache.url, error)
-        return DEFAULT_PRIORITY
+    return DEFAULT_PRIORITY

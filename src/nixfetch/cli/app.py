@@ -38,6 +38,7 @@ VERBS = {
     "key": "key",
     "sign": "sign",
     "serve": "serve",
+    "doctor": "doctor",
     "config": "config",
 }
 """By the name that is typed: the module."""

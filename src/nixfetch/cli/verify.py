@@ -13,7 +13,8 @@ is registered is refused.
 
 --rebuild-db makes a new database when the old one is damaged or lost: of each tree in the store
 that the caches, or what can be read of the old one, vouch for. Trees that nobody vouches for stay,
-and are listed; a garbage collector would take them. The old database is kept beside the new one.
+and are listed; `nixfetch gc` asks before it takes them, `nix-store --gc` does not. The old database
+is kept beside the new one.
 
 Exits with 0 when all are good (or were made so), 4 when one is not (a PATH that is not valid in
 the store is not), 6 when something could not be read.
@@ -201,7 +202,9 @@ def _tell_rebuilt(rebuilt: Rebuilt, context: Context) -> None:
     if rebuilt.old_database is not None:
         _log.warning("the old database is %s", rebuilt.old_database)
     if rebuilt.left and (rebuilt.replaced or rebuilt.kept):
-        _log.warning("what is listed is not registered: any garbage collector would delete it")
+        _log.warning(
+            "what is listed is not registered: `nix-store --gc` would delete it, `nixfetch gc` asks"
+        )
     elif rebuilt.left:
         _log.warning("nothing could be recovered; the old database stays where it is")
     if context.config.json:

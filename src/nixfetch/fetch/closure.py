@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from nixfetch.errors import NixfetchError, StoreError
 from nixfetch.fetch import progress
+from nixfetch.fetch.kept import Kept
 from nixfetch.fetch.path import Gauge, Unpacked, unpack
 from nixfetch.fetch.pool import Crash, Pool
 from nixfetch.fetch.report import PathReport, Report, Status
@@ -191,6 +192,7 @@ class _Run:
         self._needed = 0  # bytes of all NARs that are to be unpacked
         self._looked = 0.0  # when we last looked at those
         self._room = store.free_space() - min_free  # bytes
+        self._kept = Kept(self._room)
         self._unsettled = 0  # finished since the last settling began
         self._walked = False
 
@@ -310,6 +312,7 @@ class _Run:
 
     def _check_space(self, nar_size: int) -> None:
         self._needed += nar_size
+        self._kept.need(nar_size)
         if self._needed > self._room:
             raise NotEnoughSpaceError(
                 "no space left on device for what is missing",
@@ -328,11 +331,14 @@ class _Run:
         entry.file_size, entry.nar_size = found.trusted.info.file_size, found.trusted.info.nar_size
         entry.seconds, entry.attempts = unpacked.seconds, unpacked.attempts
         self._report.bytes_saved += unpacked.saved
+        if unpacked.kept:
+            self._kept.keep(found)
         # Another cache than the first may have vouched for other references.
         self._closure.learn(path, found.trusted.info.references)
         self._unsettled += 1
 
     def _settled(self, paths: list[StorePath]) -> None:
+        self._kept.settle(paths)
         for path in paths:
             entry = self._report.paths[path]
             entry.status = Status.FETCHED
@@ -457,6 +463,7 @@ class _Run:
                 gauge=gauge,
                 started=started,
                 checkpoint=checkpoint,
+                pausing=slot.give,
             )
         except NixfetchError as error:
             return _Lost(path, error)

@@ -38,6 +38,8 @@ class Unpacked:
     saved: int
     """Bytes of files that the store had already."""
     seconds: float
+    kept: bool = False
+    """Whether the download is kept, for a run that is killed before the path is registered."""
 
 
 class Gauge:
@@ -102,6 +104,7 @@ def unpack(
     gauge: Gauge,
     started: Callable[[Found], None] = lambda _: None,
     checkpoint: Callable[[], None] = lambda: None,
+    pausing: Callable[[], object] = lambda: None,
 ) -> Unpacked:
     """Download, verify and unpack one path, from the next cache when one fails at it.
 
@@ -113,6 +116,7 @@ def unpack(
         gauge: is told of bytes.
         started: is told of each cache that is tried.
         checkpoint: called between chunks; raises to give up.
+        pausing: called when it may have to wait for what other threads learn of a cache.
 
     Raises:
         NixfetchError: no cache gave it, or the store could not take it. Nothing is left.
@@ -133,10 +137,12 @@ def unpack(
         gauge=gauge,
         started=started,
         checkpoint=checkpoint,
+        pausing=pausing,
+        keep=True,
     )
     gauge.flush()
     seconds = time.monotonic() - begin
-    return Unpacked(done.found, done.attempts, gauge.total, done.result, seconds)
+    return Unpacked(done.found, done.attempts, gauge.total, done.result, seconds, done.kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +153,8 @@ class Transferred(Generic[_T]):
     attempts: int
     result: _T
     """Of writing it."""
+    kept: bool
+    """Whether the download is kept; `BinaryCache.forget_download` ends that."""
 
 
 def transfer(
@@ -158,6 +166,8 @@ def transfer(
     gauge: Gauge,
     started: Callable[[Found], None] = lambda _: None,
     checkpoint: Callable[[], None] = lambda: None,
+    pausing: Callable[[], object] = lambda: None,
+    keep: bool = False,
 ) -> Transferred[_T]:
     """Have the NAR of one path written somewhere, from the next cache when one fails at it.
 
@@ -169,22 +179,27 @@ def transfer(
         gauge: is told of bytes.
         started: is told of each cache that is tried; may raise what `write` may.
         checkpoint: called between chunks; raises to give up.
+        pausing: called when it may have to wait for what other threads learn of a cache.
+        keep: keep a large download when it is done: what was written may yet be lost.
 
     Raises:
         NixfetchError: no cache gave it, or the store could not take it.
     """
-    attempts = 0
+    attempts = 1
     anew = False
     while True:
-        attempts += 1
         download: Download | None = None
         try:
             started(found)
             with (
                 found.cache.nar(
-                    found.trusted, downloaded=gauge.downloaded, hurried=found.hurried, anew=anew
+                    found.trusted,
+                    downloaded=gauge.downloaded,
+                    hurried=found.hurried,
+                    anew=anew,
+                    pausing=pausing,
                 ) as download,
-                _keeping(download),
+                _keeping(download, done=keep),
             ):
                 result = write(found.trusted, _measured(download, gauge, checkpoint))
         except HEALABLE as error:
@@ -200,10 +215,11 @@ def transfer(
             if blamed or isinstance(error, NarGoneError):
                 found.cache.disbelieved(error)
             found = caches.find_next(found, error, policy)
+            attempts += 1
         else:
             found.cache.believed()
             _warn_of_wrong_file(found, download)
-            return Transferred(found, attempts, result)
+            return Transferred(found, attempts, result, download.is_kept)
 
 
 def _measured(
@@ -217,8 +233,8 @@ def _measured(
 
 
 @contextmanager
-def _keeping(download: Download) -> Iterator[None]:
-    """Keep what came of a download for the next run, unless it is done or was no good."""
+def _keeping(download: Download, *, done: bool) -> Iterator[None]:
+    """Keep what came of a download for the next run, unless it was no good; or if it is done."""
     try:
         yield
     except (FormatError, TrustError):
@@ -228,7 +244,8 @@ def _keeping(download: Download) -> Iterator[None]:
         if error.facts.get("errno") in _FULL:
             download.discard()
         raise
-    download.discard()
+    if not done:
+        download.discard()
 
 
 def _warn_of_wrong_file(found: Found, download: Download) -> None:

@@ -5,11 +5,13 @@
 
 One object may fail for reasons of its own; then others succeed, and the cache stays sound. Where
 nothing succeeds it is the cache. A burst of requests that fail together is one failure: what
-began before the last one was known says nothing new.
+began before the last one was known says nothing new. A cache that says for how long to leave it
+alone (Retry-After) is left alone by all, whatever else of it comes in meanwhile.
 
 While another cache is left, waiting for this one is a luxury, and `budget` seconds of it are all
 there are in a run: the wall time in which somebody waited in vain, in a try that failed or
-between two, counted once however many waited.
+between two, counted once however many waited. Of a download that fails, only the time since it
+last made headway is in vain.
 
 Decides; waits for nothing. The clock and the randomness are arguments.
 """
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 BUDGET = 30.0  # seconds of waiting in vain for one cache in a run, while another one is left
 FAILURES = 3  # in a row, at least, before a cache is dead, however few tries one object has
 UNUSABLE = 10  # answers in a row that are not to be believed, before another cache is preferred
+_SPANS = 64  # that are kept apart; what began before those is hardly heard of again
 
 
 @dataclass(slots=True)
@@ -34,6 +37,7 @@ class Budget:
 
     seconds: float = BUDGET
     _spans: list[tuple[float, float]] = field(default_factory=list)
+    _before: float = 0.0  # seconds in spans that are not kept any more
 
     def spend(self, began: float, ended: float) -> None:
         """Count a span of time, but for what of it was counted already."""
@@ -44,11 +48,16 @@ class Budget:
             else:
                 began, ended = min(began, start), max(ended, end)
         self._spans = [*apart, (began, ended)]
+        if len(self._spans) > _SPANS:
+            oldest = min(self._spans)
+            self._spans.remove(oldest)
+            self._before += oldest[1] - oldest[0]
 
     @property
     def left(self) -> float:
         """Seconds, never negative."""
-        return max(0.0, self.seconds - sum(end - start for start, end in self._spans))
+        spent = sum(end - start for start, end in self._spans)
+        return max(0.0, self.seconds - self._before - spent)
 
 
 class Health:
@@ -59,6 +68,7 @@ class Health:
         self._budget = budget
         self._failures = 0  # in a row, bursts counted once
         self._known = float("-inf")  # when the last of them was known
+        self._left_alone = False  # because it asked for that
         self._unusable = 0
         self.not_before = 0.0
         """Nobody asks before this time, while the cache is suspect."""
@@ -74,9 +84,16 @@ class Health:
         """Whether what it says was of no use so often that another cache is asked instead."""
         return self._unusable >= UNUSABLE
 
-    def succeeded(self) -> None:
-        """It gave a whole object, or said that there is none."""
+    def succeeded(self, *, began: float) -> None:
+        """It gave a whole object, or said that there is none.
+
+        Args:
+            began: when it was asked.
+        """
+        if self._left_alone and began < self._known:
+            return  # it was on its way before the cache asked to be left alone
         self._failures = 0
+        self._left_alone = False
 
     def believed(self) -> None:
         """What it said was good."""
@@ -86,7 +103,15 @@ class Health:
         """What it said was not what a cache should say."""
         self._unusable += 1
 
-    def failed(self, error: NixfetchError, *, began: float, now: float, fraction: float) -> None:
+    def failed(
+        self,
+        error: NixfetchError,
+        *,
+        began: float,
+        now: float,
+        fraction: float,
+        heard: float | None = None,
+    ) -> None:
         """A try failed for a reason that is the cache's.
 
         Args:
@@ -94,18 +119,24 @@ class Health:
             began: when the try did.
             now: the same clock.
             fraction: a random number, at least 0 and below 1.
+            heard: when it last made headway, where it did.
         """
-        self._budget.spend(began, now)
+        self._budget.spend(began if heard is None else heard, now)
+        wait = getattr(error, "retry_after", None) or 0.0
+        if wait > self._schedule.longest_asked:
+            self.cause = error
+        if wait:
+            self._left_alone = True
+            self.not_before = max(self.not_before, now + wait)
         if began < self._known:
+            self._failures = max(self._failures, 1) if wait else self._failures
             return
         self._failures += 1
         self._known = now
-        wait = getattr(error, "retry_after", None) or 0.0
-        schedule = self._schedule
-        if wait > schedule.longest_asked or self._failures >= max(schedule.tries, FAILURES):
+        if self._failures >= max(self._schedule.tries, FAILURES):
             self.cause = error
-        else:
-            self.not_before = now + max(wait, schedule.bound(self._failures) * fraction)
+        bound = self._schedule.bound(self._failures)
+        self.not_before = max(self.not_before, now + bound * fraction)
 
     def given_up(self, error: NixfetchError) -> None:
         """Nothing more is to be had from it in this run."""

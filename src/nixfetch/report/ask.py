@@ -45,7 +45,7 @@ def ask_caches(path: StorePath, *, caches: CacheGroup, policy: TrustPolicy) -> P
     doubtful: PathInfo | None = None
     while (cache := hunt.next()) is not None:
         try:
-            info = _narinfo(path, cache)
+            info = _narinfo(path, cache, hurried=hunt.hurried)
         except HEALABLE as error:
             hunt.failed(error)
             continue
@@ -78,8 +78,8 @@ def registration(path: StorePath, store: LocalStore) -> Registration:
     return entry
 
 
-def _narinfo(path: StorePath, cache: BinaryCache) -> NarInfo:
-    info = cache.narinfo(path.hash_part)
+def _narinfo(path: StorePath, cache: BinaryCache, *, hurried: bool) -> NarInfo:
+    info = cache.narinfo(path.hash_part, hurried=hurried)
     if info.path != path:
         raise WrongPathError(
             "cache answered with another path", cache=cache.url, asked=path, got=info.path

@@ -44,6 +44,7 @@ from nixfetch.store.roots import find_roots
 from nixfetch.store.runtime import runtime_roots
 from nixfetch.store.temproots import find_temp_roots
 from nixfetch.store.trees import remove_tree
+from nixfetch.store.unregistered import note_unregistered, refuse_to_collect, unregistered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -84,6 +85,7 @@ def collect(
     max_delete: int | None = None,
     on_deleted: Callable[[StorePath], None] = lambda _: None,
     at_once: int = AT_ONCE,
+    unregistered_too: bool = False,
     proc: Path = _PROC,
 ) -> Collected:
     """Delete the paths that no root reaches, the oldest first, and what dead processes left.
@@ -95,15 +97,19 @@ def collect(
         max_delete: bytes: delete no more paths when so much is freed. Leftovers go in any case.
         on_deleted: called with each path when its files are gone.
         at_once: paths whose rows go in one transaction.
+        unregistered_too: do without the trees that a rebuild of the database did not register.
         proc: where the kernel says what processes use.
 
     Raises:
         CollectorRunningError: another collector works on the store.
+        UnregisteredTreesError: there are such trees, and nobody said to do without them.
         ReadOnlyStoreError: the store was opened for reading, and this is no dry run.
         DiskError: the roots cannot all be read, so nothing can be called garbage.
         DatabaseError: the store cannot be asked, or changed. What was deleted is.
         Whatever `on_deleted` raises.
     """
+    if not unregistered_too:
+        refuse_to_collect(store)
     budget = _budget(store, keep_free, max_delete)
     with ExitStack() as stack:
         database = Database(store.layout.database, read_only=dry_run)
@@ -114,7 +120,9 @@ def collect(
         new_roots = stack.enter_context(collecting(store.layout))
         journal = stack.enter_context(_journaling(store.layout))
         collector = _Collector(store, database, new_roots, journal, budget=budget, at_once=at_once)
-        return collector.run(on_deleted, proc)
+        collected = collector.run(on_deleted, proc)
+        note_unregistered(store.layout, unregistered(store))
+        return collected
 
 
 @contextmanager

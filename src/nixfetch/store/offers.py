@@ -17,6 +17,7 @@ import logging
 import os
 import secrets
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from nixfetch.store.journal import shelf_name
@@ -63,6 +64,7 @@ class Offers:
         self._shelf: _Shelf | None = None
         self._leaving: list[_Shelf] = []  # what is on them goes to `.links`
         self._closed = False
+        self._stuck = False  # a shelf could not be removed
 
     def take_file(self, name: str, shape: Shape, *, dir_fd: int, target: bytes) -> bool:
         """As `Links.take_file`."""
@@ -148,14 +150,15 @@ class Offers:
             self._drop(shelf)
 
     def close(self) -> bool:
-        """Forget all that is not published; whether it could be removed."""
+        """Forget all that is not published; whether all shelves there were could be removed."""
         with self._lock:
             self._closed = True
         self.turn_over()
         with self._lock:
             waiting = list(self._leaving)
-        removed = [self._drop(shelf) for shelf in waiting]
-        return all(removed)
+        for shelf in waiting:
+            self._drop(shelf)
+        return not self._stuck
 
     def _shelves(self) -> list[_Shelf]:
         return [*self._leaving, *([self._shelf] if self._shelf is not None else [])]
@@ -181,8 +184,16 @@ class Offers:
     def _new_shelf(self) -> _Shelf:
         name = shelf_name(self._hash_part)
         self._announce([name])
-        os.mkdir(name, _PRIVATE, dir_fd=self._store_fd)  # if the next line fails, it is empty
-        return _Shelf(name, os.open(name, _DIRECTORY, dir_fd=self._store_fd))
+        os.mkdir(name, _PRIVATE, dir_fd=self._store_fd)
+        try:
+            return _Shelf(name, os.open(name, _DIRECTORY, dir_fd=self._store_fd))
+        except BaseException:
+            try:
+                os.rmdir(name, dir_fd=self._store_fd)  # it is empty, and there may be no descriptor
+            except OSError as error:
+                self._stuck = True
+                _log.warning("cannot remove %s: %s", name, error)
+            raise
 
     def _publish(self, shelf: _Shelf) -> None:
         with os.scandir(shelf.fd) as entries:
@@ -190,18 +201,18 @@ class Offers:
                 # One call each, so that a thread that looks for it finds it here or there.
                 self._links.publish(entry.name, shelf.fd)
 
-    def _drop(self, shelf: _Shelf) -> bool:
+    def _drop(self, shelf: _Shelf) -> None:
         with self._lock:
             if shelf not in self._leaving:
-                return True
+                return
             self._leaving.remove(shelf)
-            os.close(shelf.fd)
+            with suppress(OSError):  # a directory has no data to lose, and the number is free
+                os.close(shelf.fd)
         try:
             remove_tree(self._store_fd, shelf.name.encode())
         except OSError as error:
+            self._stuck = True
             _log.warning("cannot remove %s: %s", shelf.name, error)
-            return False
-        return True
 
 
 def _fresh_name() -> bytes:

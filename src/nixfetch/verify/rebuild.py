@@ -8,9 +8,9 @@ Of each tree that no sound row names:
     a cache that the policy believes has a claim with the same NAR hash
     a content address follows from a NAR hash alone, where nothing is referred to
 
-and it is registered when all its references are. What nobody vouches for stays on disk, and is
-told: a collector would take it for garbage. Where no tree at all can be had back, the old
-database stays as well, and a store that cannot be opened cannot be collected.
+and it is registered when all its references are. What nobody vouches for stays on disk, is told,
+and is noted: to a collector it is garbage, and ours asks first. Where no tree at all can be had
+back, the old database stays as well, and a store that cannot be opened cannot be collected.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from nixfetch.store.derivation import outputs_of
 from nixfetch.store.layout import Layout
 from nixfetch.store.rebuild import Rebuilding, rebuilding
 from nixfetch.store.signatures import claim
+from nixfetch.store.unregistered import note_unregistered, noted
 from nixfetch.streams.references import ReferenceScanner
 from nixfetch.verify.content import Measured, check_content, compare, measure
 from nixfetch.verify.verdict import LostPathError, LostReferenceError
@@ -107,6 +108,9 @@ def rebuild_database(
             run.leave(path, LostPathError("path was registered, but is not there", path=path))
         good = run.closed(vouched, kept)
         old, replaced = None, not store.sound and bool(good or not store.trees)
+        if replaced:  # what a sound database does not have was none of its paths
+            lost = set(store.trees).difference(good)
+            note_unregistered(store.layout, lost.union(noted(store.layout)))
         if good or replaced:
             old = store.finish(good.values())
     return Rebuilt(

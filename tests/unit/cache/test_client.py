@@ -252,7 +252,7 @@ def test_a_malformed_narinfo(
     with pytest.raises(NarInfoError) as caught:
         client.narinfo(path.hash_part)
     assert caught.value.facts["cache"] == remote.url
-    assert len(remote.opened) == 1
+    assert len(remote.opened_narinfos) == 1
 
 
 def test_an_endless_narinfo(remote: SimulatedCache, client: BinaryCache) -> None:
@@ -311,7 +311,7 @@ def test_what_does_not_pass_is_not_tried_again(
     remote.faults[remote.narinfo_name(path)] = fault
     with pytest.raises(TransportError):
         client.narinfo(path.hash_part)
-    assert len(remote.opened) == 1
+    assert len(remote.opened_narinfos) == 1
     assert clock.slept == []
 
 

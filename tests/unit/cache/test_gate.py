@@ -77,6 +77,7 @@ def test_a_dead_cache_is_not_asked_any_more(clock: Clock) -> None:
     with pytest.raises(OutOfPatienceError, match="not asked any more") as out:
         door.ask(lambda _: "answer", hurried=False)
     assert "down" in str(out.value.facts["reason"])
+    assert not out.value.retryable
 
 
 def test_one_bad_object_is_not_the_cache(clock: Clock) -> None:
@@ -93,7 +94,7 @@ def asking_while_others_succeed(door: Gate, clock: Clock) -> str:
         asking.begin()
         clock.now += 0.1
         asking.failed(DOWN)
-        door.succeeded()
+        door.succeeded(began=clock.now)
 
 
 def test_authentication_ends_it_at_once(clock: Clock) -> None:
@@ -127,7 +128,7 @@ def test_the_budget_is_all_there_is(clock: Clock) -> None:
         clock.now += 1000
         with pytest.raises(TransportError):
             door.ask(failing(clock, seconds=9), hurried=True)
-        door.succeeded()  # somebody else's object came
+        door.succeeded(began=clock.now)  # somebody else's object came
     began = clock.now
     with pytest.raises(OutOfPatienceError):
         door.ask(failing(clock, seconds=9), hurried=True)
@@ -141,7 +142,7 @@ def test_what_is_left_of_the_budget_limits_a_try(clock: Clock) -> None:
     door = gate(clock)
     with pytest.raises(TransportError):
         door.ask(failing(clock, seconds=26, error=TransportError("refused")), hurried=True)
-    door.succeeded()
+    door.succeeded(began=clock.now)
     paces: list[Pace] = []
     door.ask(paces.append, hurried=True)
     assert paces[0].stall == pytest.approx(4)
@@ -153,6 +154,67 @@ def test_a_long_retry_after_means_the_next_cache(clock: Clock) -> None:
     with pytest.raises(OutOfPatienceError):
         door.ask(failing(clock, error=busy), hurried=True)
     assert clock.slept == []
+
+
+def test_who_is_out_of_patience_may_come_back(clock: Clock) -> None:
+    """As long as the cache is not dead."""
+    door = gate(clock)
+    with pytest.raises(TransportError):
+        door.ask(failing(clock, seconds=31, error=TransportError("refused")), hurried=True)
+    with pytest.raises(OutOfPatienceError) as caught:
+        door.ask(lambda _: "answer", hurried=True)
+    assert caught.value.retryable
+    assert door.ask(lambda _: "answer", hurried=False) == "answer"
+
+
+def test_a_cache_that_asks_to_be_left_alone_is_left_alone_by_all(clock: Clock) -> None:
+    door = gate(clock)
+    early, busy = door.asking(hurried=False), door.asking(hurried=False)
+    early.begin()
+    busy.begin()
+    clock.now += 1
+    busy.failed(TransportError("busy", retryable=True, retry_after=20))
+    early.succeeded()
+    assert door.ask(lambda _: "answer", hurried=False) == "answer"
+    assert clock.slept == [20]
+
+
+def test_what_is_given_up_is_not_asked(clock: Clock) -> None:
+    door = gate(clock)
+    door.give_up(TransportError("not for us"))
+    with pytest.raises(OutOfPatienceError, match="not for us"):
+        door.ask(lambda _: "answer", hurried=False)
+
+
+def test_a_large_download_that_breaks_off_costs_little_patience(clock: Clock) -> None:
+    door = gate(clock)
+    large = door.asking(hurried=True)
+    large.begin()
+    for _ in range(100):
+        clock.now += 5
+        large.makes_headway()
+    clock.now += 1
+    large.failed(DOWN)
+    assert door.ask(lambda _: "answer", hurried=True) == "answer"
+
+
+def test_who_slept_looks_again(clock: Clock) -> None:
+    """The cache has died meanwhile: no try is wasted on it."""
+    waits = clock.waits()
+    door = Gate(RetrySchedule(), waits, Pace())
+    failed = door.asking(hurried=False)
+    failed.begin()
+    clock.now += 1
+    failed.failed(DOWN)
+    door.succeeded(began=clock.now)  # it is sound again, but for this object
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        door.give_up(TransportError("gone for good"))
+
+    waits.sleep = sleep
+    with pytest.raises(OutOfPatienceError, match="gone for good"):
+        failed.begin()
 
 
 def test_answers_of_no_use_mean_the_next_cache(clock: Clock) -> None:
@@ -231,6 +293,19 @@ def test_a_dead_cache_costs_few_requests() -> None:
     assert len(requests) <= 60
 
 
+def test_who_is_in_a_hurry_does_not_wait_for_who_is_not() -> None:
+    door, waits = real()
+    waits.budget.seconds = 0.2
+    failed = door.asking(hurried=False)
+    failed.begin()
+    failed.failed(DOWN)
+    failed.begin()  # looks, for as long as it takes
+    with pytest.raises(OutOfPatienceError):
+        door.ask(lambda _: "answer", hurried=True)
+    failed.succeeded()
+    assert door.ask(lambda _: "answer", hurried=False) == "answer"
+
+
 def test_closing_wakes_who_waits() -> None:
     waits = Waits(now=time.monotonic, sleep=None, fraction=lambda: 0.99)
     door = Gate(RetrySchedule(tries=5, base=1000.0, longest=1000.0), waits, Pace())
@@ -279,6 +354,6 @@ def test_a_try_that_goes_well_lets_the_others_in(clock: Clock) -> None:
     failed.failed(DOWN)
     large = door.asking(hurried=False)
     large.begin()
-    large.works()
+    large.makes_headway()
     assert door.ask(lambda _: "answer", hurried=False) == "answer"
     large.succeeded()

@@ -1,30 +1,39 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
 from nixfetch.cache import BinaryCache, CacheGroup, Found, WrongPathError
+from nixfetch.cache.download import NarGoneError
+from nixfetch.cache.memo import Memo
+from nixfetch.cache.memory import Memory
 from nixfetch.errors import FormatError, NixfetchError, StoreError, TransportError, TrustError
+from nixfetch.plan.health import UNUSABLE
 from nixfetch.plan.sources import AllSourcesFailedError, MissingError
 from nixfetch.plan.trust import UnsignedError
 from simulated_cache import (
     OTHER_KEY,
     POLICY,
     Fault,
+    Forbidden,
     Html,
     Missing,
     Refused,
     SignedBy,
     SimulatedCache,
+    Slow,
+    Unauthorized,
     Unsigned,
     WrongPath,
     store_path,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from nixfetch.formats.storepath import StorePath
     from nixfetch.transport.base import Pace, Range
@@ -228,6 +237,160 @@ def test_find_next_goes_on_where_find_stopped() -> None:
     assert caught.value.exit_code == 4
 
 
+# Once more.
+
+
+def test_the_one_cache_that_has_it_is_waited_for_after_all() -> None:
+    """Two caches are never worse than one: 70 s of waiting while the other one is left is too
+    much, and when that has nothing it is not.
+    """
+    one, two = remotes(1, 2)
+    path = one.add("a")
+    one.faults[one.narinfo_name(path)] = Refused(times=3, retry_after=40)
+    found = group([one, two]).find(path, POLICY)
+    assert found.cache.url == one.url
+    assert not found.hurried
+    assert len(two.opened_narinfos) == 1
+
+
+def test_and_for_its_nar() -> None:
+    one, two = remotes(1, 2)
+    path = one.add("a")
+    caches = group([one, two])
+    found = caches.find(path, POLICY)
+    assert found.hurried
+    again = caches.find_next(found, TransportError("stalled", retryable=True), POLICY)
+    assert again.cache is found.cache
+    assert not again.hurried
+    with pytest.raises(AllSourcesFailedError) as caught:
+        caches.find_next(again, TransportError("stalled for good", retryable=True), POLICY)
+    assert [said.problem for _, said in caught.value.errors] == [
+        "stalled for good",
+        "no such object",
+    ]
+
+
+def test_a_path_behind_ten_that_nobody_vouches_for() -> None:
+    """A cache whose answers are no use is passed over, until nobody else is left."""
+    one, two = remotes(1, 2)
+    for number in range(UNUSABLE + 5):
+        path = one.add(f"unsigned-{number}")
+        one.faults[one.narinfo_name(path)] = Unsigned()
+        two.add(f"unsigned-{number}")
+    good = one.add("good")
+    caches = group([one, two])
+    for number in range(UNUSABLE + 5):
+        assert caches.find(store_path(f"unsigned-{number}"), POLICY).cache.url == two.url
+    assert len(one.opened_narinfos) == UNUSABLE
+    assert caches.find(good, POLICY).cache.url == one.url
+
+
+def test_a_dead_cache_has_no_second_round() -> None:
+    one, two = remotes(1, 2)
+    one.fault = Refused(times=10**6)
+    caches = CacheGroup(
+        [BinaryCache(each, priority=each.priority, sleep=lambda _: None) for each in (one, two)]
+    )
+    said = []
+    for number in range(50):
+        with pytest.raises(AllSourcesFailedError) as caught:
+            caches.find(store_path(str(number)), POLICY)
+        assert caught.value.exit_code == 5
+        said.append(str(dict(caught.value.errors)[one.url]))
+    assert "not asked any more" in said[-1]
+    assert len(one.opened) == 5
+
+
+def test_five_bad_caches_in_front_of_a_good_one() -> None:
+    bad = remotes(1, 2, 3, 4, 5)
+    faults: list[Fault] = [Refused(times=10**6), Html(), Unauthorized(), Forbidden(), BROKEN]
+    for cache, fault in zip(bad, faults, strict=True):
+        cache.fault = fault
+    [good] = remotes(60)
+    paths = [good.add(str(number)) for number in range(100)]
+    caches = group([*bad, good])
+    for path in paths:
+        assert caches.find(path, POLICY).cache is caches.in_order()[-1]
+    assert all(len(cache.opened) <= 60 for cache in bad)
+
+
+# What is remembered.
+
+
+@pytest.fixture
+def memo(tmp_path: Path) -> Iterator[Memo]:
+    memo = Memo(tmp_path / "memo")
+    yield memo
+    memo.close()
+
+
+def remembering(caches: Sequence[SimulatedCache], memo: Memo) -> CacheGroup:
+    memory = Memory(memo)
+    return CacheGroup([BinaryCache(cache, memory=memory, sleep=lambda _: None) for cache in caches])
+
+
+GONE = NarGoneError("the cache has the narinfo, but not its NAR")
+
+
+def test_a_nar_that_is_gone_is_gone(memo: Memo) -> None:
+    """Where the narinfo was asked for in this run, there is no second try."""
+    [cache] = remotes(None)
+    path = cache.add("a")
+    caches = remembering([cache], memo)
+    with pytest.raises(NarGoneError):
+        caches.find_next(caches.find(path, POLICY), GONE, POLICY)
+    assert len(cache.opened_narinfos) == 1
+    assert memo.get(cache.url, path.hash_part) is None
+
+
+@pytest.mark.parametrize("error", [GONE, TrustError("wrong hash"), FormatError("no archive")])
+def test_a_nar_that_is_another_by_now_is_asked_for_again(memo: Memo, error: NixfetchError) -> None:
+    [cache] = remotes(None)
+    path = cache.add("a", compression="xz")
+    remembering([cache], memo).find(path, POLICY)
+    cache.add("a", compression="zstd")
+    caches = remembering([cache], memo)
+    found = caches.find(path, POLICY)
+    assert found.answer.remembered
+    again = caches.find_next(found, error, POLICY)
+    assert again.trusted.info.compression == "zstd"
+    assert not again.answer.remembered
+    with pytest.raises(NixfetchError) as caught:
+        caches.find_next(again, error, POLICY)
+    assert caught.value is error
+
+
+def test_the_same_nar_is_not_asked_for_again(memo: Memo) -> None:
+    [cache] = remotes(None)
+    path = cache.add("a")
+    remembering([cache], memo).find(path, POLICY)
+    caches = remembering([cache], memo)
+    with pytest.raises(NarGoneError):
+        caches.find_next(caches.find(path, POLICY), GONE, POLICY)
+    assert len(cache.opened_narinfos) == 2
+
+
+def test_a_path_that_is_gone_by_now_is_missing(memo: Memo) -> None:
+    [cache] = remotes(None)
+    path = cache.add("a")
+    remembering([cache], memo).find(path, POLICY)
+    cache.objects.clear()
+    caches = remembering([cache], memo)
+    with pytest.raises(MissingError):
+        caches.find_next(caches.find(path, POLICY), GONE, POLICY)
+
+
+def test_a_cache_that_went_down_is_not_blamed_for_less(memo: Memo) -> None:
+    [cache] = remotes(None)
+    path = cache.add("a")
+    remembering([cache], memo).find(path, POLICY)
+    caches = remembering([cache], memo)
+    found = caches.find(path, POLICY)
+    cache.fault = BROKEN
+    with pytest.raises(NarGoneError):
+        caches.find_next(found, GONE, POLICY)
+
+
 # Names.
 
 
@@ -242,6 +405,20 @@ def test_resolve() -> None:
     two.faults[two.narinfo_name(a)] = Html()
     with pytest.raises(AllSourcesFailedError):
         group([one, two]).resolve(a.hash_part)
+
+
+def test_who_does_not_say_its_priority_in_time_is_at_the_default(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    over = threading.Event()
+    slow, good = remotes(1, 49)
+    slow.faults["nix-cache-info"] = Slow(over)
+    caches = CacheGroup([BinaryCache(slow), BinaryCache(good)], ordering=0.05)
+    with caplog.at_level(logging.WARNING):
+        assert urls(caches) == ["1", "0"]
+    assert "simulated://0 does not say its priority in time" in caplog.text
+    over.set()
+    assert urls(caches) == ["1", "0"]
 
 
 def test_close_closes_all_whatever_happens() -> None:

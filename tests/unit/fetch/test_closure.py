@@ -167,7 +167,8 @@ def test_no_nar_is_asked_for_on_the_word_of_a_claim(
     cache.faults[cache.narinfo_name(path)] = fault
     error = failing_fetch(store, cache, [path])
     assert error.exit_code == 4
-    assert cache.opened == [cache.narinfo_name(path)]
+    assert cache.opened_narinfos == [cache.narinfo_name(path)]
+    assert cache.opened_nars == []
     assert store.all_valid() == []
     assert names_in(store) == []
 

@@ -39,7 +39,7 @@ def test_a_success_makes_it_sound_again() -> None:
     health = Health(SCHEDULE, Budget())
     for number in range(100):
         fail(health, began=number, now=number + 0.5)
-        health.succeeded()
+        health.succeeded(began=number)
     assert not health.is_suspect
     assert health.cause is None
 
@@ -66,6 +66,34 @@ def test_retry_after_is_heeded_up_to_a_point() -> None:
     assert health.not_before == 61
     fail(health, began=2, now=3, error=TransportError("busy", retryable=True, retry_after=61))
     assert health.cause is not None
+
+
+def test_a_cache_that_wants_to_be_left_alone_is() -> None:
+    """What was on its way by then says nothing against it."""
+    health = Health(SCHEDULE, Budget())
+    fail(health, began=0, now=1, error=TransportError("busy", retryable=True, retry_after=9))
+    health.succeeded(began=0.5)
+    assert health.is_suspect
+    assert health.not_before == 10
+    health.succeeded(began=10)
+    assert not health.is_suspect
+
+
+def test_it_may_say_so_in_the_second_answer() -> None:
+    health = Health(SCHEDULE, Budget())
+    fail(health, began=0, now=1)
+    health.succeeded(began=0.5)
+    before = health.is_suspect
+    fail(health, began=0, now=2, error=TransportError("busy", retryable=True, retry_after=9))
+    assert (before, health.is_suspect) == (False, True)
+    assert health.not_before == 11
+
+
+def test_of_a_download_only_the_time_since_its_last_headway_is_in_vain() -> None:
+    budget = Budget()
+    health = Health(SCHEDULE, budget)
+    health.failed(DOWN, began=0, now=1000, fraction=0.5, heard=998)
+    assert budget.left == BUDGET - 2
 
 
 def test_answers_of_no_use() -> None:
@@ -101,3 +129,10 @@ def test_spans_in_any_order_come_to_the_same(seed: int) -> None:
     for start, end in spans:
         budget.spend(start, end)
     assert 1000 - budget.left == len(covered)
+
+
+def test_a_thousand_spans() -> None:
+    budget = Budget(1000)
+    for number in range(1000):
+        budget.spend(number, number + 0.5)
+    assert budget.left == 500

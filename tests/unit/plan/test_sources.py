@@ -94,3 +94,72 @@ def test_the_gravest_failure_speaks_for_all(errors: list[NixfetchError], worst: 
 def test_nobody_has_failed_before_somebody_was_asked() -> None:
     with pytest.raises(AssertionError):
         Hunt(PATH, [("a", 1)]).failed(absent())
+
+
+# Once more, with more patience.
+
+BUSY = TransportError("busy", retryable=True)
+BROKEN = TransportError("broken")
+
+
+def three() -> Hunt[str]:
+    return Hunt(PATH, [(f"https://{name}.example", name) for name in "abc"])
+
+
+def asked(made: Hunt[str], answers: list[NixfetchError]) -> list[tuple[str, bool]]:
+    """Who is asked, and whether in a hurry, while everybody fails with the next of `answers`."""
+    said = []
+    left = iter(answers)
+    while (name := made.next()) is not None:
+        said.append((name, made.hurried))
+        made.failed(next(left))
+    return said
+
+
+def test_who_was_asked_in_a_hurry_is_asked_once_more() -> None:
+    made = three()
+    again = TransportError("busy for good", retryable=True)
+    order = asked(made, [BUSY, BROKEN, absent(), again])
+    assert order == [("a", True), ("b", True), ("c", False), ("a", False)]
+    assert [error for _, error in made.errors][:2] == [again, BROKEN]
+    assert [url for url, _ in made.errors] == [f"https://{name}.example" for name in "abc"]
+
+
+def test_who_had_all_the_patience_is_not() -> None:
+    assert len(asked(three(), [absent(), BROKEN, BUSY])) == 3
+
+
+def test_a_second_round_hurries_nobody_and_is_the_last() -> None:
+    order = asked(three(), [BUSY] * 5)
+    assert order[3:] == [("a", False), ("b", False)]
+
+
+# Races.
+
+
+def test_after_a_race_the_best_comes_first() -> None:
+    made = three()
+    assert made.ahead() == ["a", "b", "c"]
+    made.raced(["b", "a"], [])
+    assert made.ahead() == ["b", "a", "c"]
+    assert made.next() == "b"
+    assert made.ahead() == ["a", "c"]
+
+
+def test_after_a_race_who_failed_is_done_with() -> None:
+    made = three()
+    made.raced(["b"], [("a", BROKEN)])
+    assert made.errors == (("https://a.example", BROKEN),)
+    assert made.ahead() == ["b", "c"]
+
+
+def test_who_was_busy_in_a_race_is_asked_once_more() -> None:
+    made = three()
+    made.raced([], [("a", BUSY), ("b", absent())])
+    assert asked(made, [absent(), absent()]) == [("c", False), ("a", False)]
+
+
+def test_what_is_remembered_as_missing_can_be_asked_for_again() -> None:
+    old = AbsentError("no such object", remembered=True)
+    assert "--refresh" in str(hunt(old, absent()).verdict(missing=AbsentError).hint)
+    assert hunt(absent()).verdict(missing=AbsentError).hint is None

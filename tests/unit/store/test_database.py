@@ -289,8 +289,11 @@ except DatabaseError as error:
 @pytest.mark.parametrize("read_only", [False, True])
 def test_garbage_is_no_database(memory_path: Path, *, read_only: bool) -> None:
     (memory_path / "db.sqlite").write_bytes(b"garbage" * 1000)
-    with pytest.raises(DatabaseError) as caught:
-        Database(memory_path, read_only=read_only).all_valid()
+    with (
+        pytest.raises(DatabaseError) as caught,
+        closing(Database(memory_path, read_only=read_only)) as database,
+    ):
+        database.all_valid()
     assert caught.value.hint == REBUILD
     assert caught.value.problem == "the store's database is damaged"
     assert caught.value.facts["file"] == str(memory_path / "db.sqlite")
@@ -304,8 +307,8 @@ def test_a_name_of_a_table_that_is_no_text(memory_path: Path) -> None:
     content = file.read_bytes()
     assert b"ValidPaths" in content
     file.write_bytes(content.replace(b"ValidPaths", b"ValidPath\x80"))
-    with pytest.raises(DatabaseError) as caught:
-        Database(memory_path).all_valid()
+    with pytest.raises(DatabaseError) as caught, closing(Database(memory_path)) as database:
+        database.all_valid()
     assert "the store's database" in caught.value.problem
 
 
