@@ -60,6 +60,12 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Closure:
     return wide_closure(tmp_path_factory.mktemp("flat"), files=500)
 
 
+@pytest.fixture(scope="session")
+def steep(tmp_path_factory: pytest.TempPathFactory) -> Closure:
+    """24 paths, the last of which has 2 000 files: the others are valid for a while before it."""
+    return wide_closure(tmp_path_factory.mktemp("steep"), files=2_000, on_top=True)
+
+
 @pytest.fixture
 def nix() -> Iterator[RealNix]:
     """The judge."""

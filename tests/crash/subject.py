@@ -172,20 +172,29 @@ def small_closure(folder: Path) -> Closure:
     return Closure(folder, str(top), tuple(sorted(map(str, cache.infos))))
 
 
-def wide_closure(folder: Path, *, files: int, paths: int = 24) -> Closure:
-    """Many paths, the lowest of which has many small files; no file is empty."""
+def wide_closure(folder: Path, *, files: int, paths: int = 24, on_top: bool = False) -> Closure:
+    """Many paths, the lowest of which has many small files; no file is empty.
+
+    Args:
+        folder: where to.
+        files: of the path that has many.
+        paths: of all.
+        on_top: have that path refer to the others, which are valid while it is not.
+    """
     cache = SimulatedCache()
     many: dict[bytes, Tree] = {
         b"%03d" % part: {b"%02d" % number: b"%d %d\n" % (part, number) for number in range(100)}
         for part in range(files // 100)
     }
-    last = [cache.add("many", many, compression="zstd")]
+    last = [] if on_top else [cache.add("many", many, compression="zstd")]
     for number in range(paths - 1):
         tree: Tree = {b"file": b"%d" % number, b"data": _text(3_000 * (number + 1))}
         compression: Compression = ("none", "xz", "zstd")[number % 3]
         last.append(
             cache.add(f"path-{number}", tree, references=last[-3:], compression=compression)
         )
+    if on_top:
+        last.append(cache.add("many", many, references=last[-3:], compression="zstd"))
     cache.dump(folder)
     return Closure(folder, str(last[-1]), tuple(sorted(map(str, cache.infos))))
 

@@ -6,7 +6,6 @@ which is what a disk looks like after a cut. Mounting the copy replays the journ
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import places
 from crash import disks
 from crash.subject import environ, is_sound, rounds
 from crash.supervisor import SUPPORTED, SYNCS, watch
@@ -93,45 +93,69 @@ def test_without_syncs_this_test_would_fail(machine: Path, flat: Closure) -> Non
 
 
 def test_in_mid_run_what_is_valid_is_whole(
-    machine: Path, flat: Closure, nix: RealNix, show: Callable[[str], None]
+    machine: Path, steep: Closure, nix: RealNix, show: Callable[[str], None]
 ) -> None:
     cuts = rounds(30, 3)
     moments = random.Random(SEED)
+    longest = _time_at_work(machine, steep)
     found: list[int] = []  # how many paths were valid
     for number in range(cuts):
-        # By what has its name, not by the clock: a run takes longer on a busy machine.
-        named = number * len(flat.paths) // cuts
+        part = (number + moments.random()) / cuts
         with _running(machine) as disk:
-            _cut_in_mid_run(machine, flat, disk / "store", named, moments.uniform(0, LATER))
+            if number % 2:  # by what is to be seen: a run takes longer on a busy machine
+                named, seconds = int(part * len(steep.paths)), moments.uniform(0, LATER)
+            else:
+                named, seconds = 0, part * longest
+            _cut_in_mid_run(machine, steep, disk / "store", named, seconds)
         with _after_the_cut(machine) as store:
             is_sound(store, nix)
             if (store / "nix/var/nix/db/schema").exists():
                 found.append(_valid(store))
-            _recovers(flat, store, nix)
+            _recovers(steep, store, nix)
     assert len(found) >= cuts // 2
-    partly = sum(0 < count < len(flat.paths) for count in found)
+    partly = sum(0 < count < len(steep.paths) for count in found)
     show(f"{cuts} cuts in mid-run, {len(found)} of a store, {partly} of one with some of its paths")
+
+
+def _time_at_work(machine: Path, closure: Closure) -> float:
+    """Seconds from the first sight of a store to the end of a run."""
+    with _running(machine) as disk, _fetching(closure, disk / "store") as process:
+        _wait_for_names(process, closure, disk / "store", 0)
+        began = time.monotonic()
+        process.wait()
+        return time.monotonic() - began
 
 
 def _cut_in_mid_run(
     machine: Path, closure: Closure, store: Path, named: int, seconds: float
 ) -> None:
     """Fetch, and cut some time after so many paths have their names."""
-    with subprocess.Popen(
+    with _fetching(closure, store) as process:
+        _wait_for_names(process, closure, store, named)
+        time.sleep(seconds)
+        _cut(machine)
+        process.kill()
+
+
+def _fetching(closure: Closure, store: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
         closure.command(store),
         env=environ(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    ) as process:
-        names = {Path(path).name for path in closure.paths}
-        while process.poll() is None:
-            with suppress(FileNotFoundError):
-                if len(names.intersection(os.listdir(store / "nix/store"))) >= named:  # noqa: PTH208 - of strings
-                    break
-        time.sleep(seconds)
-        _cut(machine)
-        process.kill()
+    )
+
+
+def _wait_for_names(
+    process: subprocess.Popen[bytes], closure: Closure, store: Path, count: int
+) -> None:
+    """Wait until so many paths have their names, or all is over."""
+    names = {Path(path).name for path in closure.paths}
+    while process.poll() is None:
+        with suppress(FileNotFoundError):
+            if len(names.intersection(places.names(store / "nix/store"))) >= count:
+                return
 
 
 def _recovers(closure: Closure, store: Path, nix: RealNix) -> None:

@@ -235,9 +235,10 @@ class BinaryCache:
         if not doors.has_answered and self._info_is_forbidden(hurried=hurried):
             closed = AuthenticationError(
                 "cache refuses everything",
-                hint="it answers 403 to all that is asked: are there credentials for it?",
-                status=error.facts.get("status"),
+                hint=error.hint
+                or "it answers 403 to all that is asked: are there credentials for it?",
             )
+            closed.facts = dict(error.facts)
             self._small_gate.disbelieved(closed)
             return closed
         if not doors.warned:

@@ -24,7 +24,7 @@ from urllib.parse import unquote
 import httpx
 
 from nixfetch.errors import TransportError, facts
-from nixfetch.transport import answers
+from nixfetch.transport import answers, causes
 from nixfetch.transport.addresses import Boundary, resolve
 from nixfetch.transport.base import Body
 from nixfetch.transport.credentials import Basic
@@ -174,8 +174,9 @@ class HttpTransport:
         location = response.headers.get("location")
         if response.status_code not in answers.REDIRECTS or not location:
             refusal = answers.refusal(response.status_code, response.headers, now=self._now)
-            if response.status_code == _BAD_REQUEST and url.scheme == "http":
-                refusal.hint = _PERHAPS_TLS
+            if response.status_code == _BAD_REQUEST:  # what nginx says of both
+                plain = url.scheme == "http"
+                refusal.hint = _PERHAPS_TLS if plain else causes.OUR_CERTIFICATE_HINT
             raise refusal
         with facts(target=redacted(location)):
             # A scheme without a host is not what RFC 3986 calls relative, though join() says so.

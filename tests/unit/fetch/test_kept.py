@@ -8,7 +8,7 @@ import pytest
 from nixfetch.cache import BinaryCache, CacheGroup
 from nixfetch.cache.memory import LARGE_FILE, Memory
 from nixfetch.cache.partial import Partials
-from nixfetch.fetch import Event, FetchFailedError, Fetched, fetch_closure
+from nixfetch.fetch import Event, Fetched, FetchFailedError, fetch_closure
 from nixfetch.fetch.kept import Kept
 from nixfetch.store import LocalStore
 from simulated_cache import POLICY, Missing, SimulatedCache, store_path
