@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from nixfetch.cache.gate import OutOfPatienceError
 from nixfetch.errors import TransportError, facts
 from nixfetch.formats.hashes import Hash
 from nixfetch.streams import codecs
@@ -132,10 +133,13 @@ class Arriving:
                     self.stitched = True
                     return
                 asking.failed(error)
-            except BrokenAnswerError as error:
-                self._ranges = self._ranges and not before
-                asking.failed(error)
+            except OutOfPatienceError:
+                asking.leave()
+                raise
             except TransportError as error:
+                self._ranges = self._ranges and not (
+                    before and isinstance(error, BrokenAnswerError)
+                )
                 asking.failed(error)
             except BaseException:
                 asking.leave()
@@ -187,6 +191,8 @@ class Arriving:
                 self._received += len(chunk)
                 self._downloaded(len(chunk))
                 yield chunk
+                # The reader may have been away for long: the cache may be out by now.
+                self._asking.check()
 
 
 class Download:

@@ -230,6 +230,11 @@ class Gate:
             if not self._changed.wait(limit) and self._last is not None:
                 raise OutOfPatienceError(self._last, dead=False)
 
+    def check(self) -> None:
+        """Raise where nobody may ask any more who has another cache."""
+        with self._changed:
+            self._check(hurried=True)
+
     def _check(self, *, hurried: bool) -> None:
         if self._waits.over.is_set():
             raise ClosedCacheError("the cache was closed meanwhile")
@@ -295,6 +300,15 @@ class Asking:
                 error.facts.setdefault("tries", self._failures)
             raise error
         self._not_before = gate.now() + delay
+
+    def check(self) -> None:
+        """See whether it is worth going on with a try that made no headway yet.
+
+        Raises:
+            OutOfPatienceError: it is not, as somebody else has found out.
+        """
+        if self._hurried and self._heard is None:
+            self._gate.check()
 
     def makes_headway(self) -> None:
         """The try goes well so far: nobody has to wait for its end."""

@@ -333,6 +333,8 @@ class _Run:
         self._report.bytes_saved += unpacked.saved
         if unpacked.kept:
             self._kept.keep(found)
+            if entry.status is Status.FETCHED:  # settled along with others, before we heard of it
+                self._kept.settle([path])
         # Another cache than the first may have vouched for other references.
         self._closure.learn(path, found.trusted.info.references)
         self._unsettled += 1

@@ -8,7 +8,8 @@ from nixfetch.errors import FormatError
 from nixfetch.formats.storepath import STORE_DIR
 
 MAX_SIZE = 64 * 1024  # bytes; real ones have less than 100
-DEFAULT_PRIORITY = 50  # what Nix takes when the cache names none
+DEFAULT_PRIORITY = 50  # of a cache without the file; Nix's own servers are 30 and 40
+_UNNAMED = 0  # what Nix takes when the file names none
 _MAX_DIGITS = 9  # of a priority
 
 
@@ -63,7 +64,7 @@ class CacheInfo:
 
 def _priority(text: str) -> int:
     if not text:
-        return DEFAULT_PRIORITY
+        return _UNNAMED
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdecimal()) or len(digits) > _MAX_DIGITS:
         raise CacheInfoError("priority is not a number", text=text[:80])

@@ -13,17 +13,18 @@ def test_a_real_one() -> None:
 
 
 def test_defaults() -> None:
-    assert CacheInfo.parse(b"") == CacheInfo("/nix/store", want_mass_query=False, priority=50)
+    # A file that names no priority comes first, one that is missing late, as in Nix.
+    assert CacheInfo.parse(b"") == CacheInfo("/nix/store", want_mass_query=False, priority=0)
     assert CacheInfo().render() == b"StoreDir: /nix/store\nPriority: 50\n"
-    assert CacheInfo.parse(b"StoreDir:\nPriority:\n") == CacheInfo()
+    assert CacheInfo.parse(b"StoreDir:\nPriority:\n") == CacheInfo(priority=0)
 
 
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
-        (b"StoreDir: /gnu/store \r\n", CacheInfo(store_dir="/gnu/store")),
-        (b"WantMassQuery: 0\n", CacheInfo()),
-        (b"WantMassQuery: yes\n", CacheInfo()),
+        (b"StoreDir: /gnu/store \r\n", CacheInfo(store_dir="/gnu/store", priority=0)),
+        (b"WantMassQuery: 0\n", CacheInfo(priority=0)),
+        (b"WantMassQuery: yes\n", CacheInfo(priority=0)),
         (b"Priority: -5\n", CacheInfo(priority=-5)),
         (b"no colon\nUnknown: x\n\xff: y\nPriority:30", CacheInfo(priority=30)),
     ],
