@@ -34,12 +34,12 @@ class Verdict:
 
     path: StorePath
     problems: tuple[NixfetchError, ...] = ()
-    """`TrustError`s: it is not what it should be. Others: it could not be examined, or repaired."""
+    """Each `TrustError`: it is not what it should be. Others: it could not be examined, or repaired."""
     signed_by: tuple[str, ...] = ()
     """Names of trusted keys that signed it, ascending."""
     content_addressed: bool = False
     warnings: tuple[NixfetchError, ...] = ()
-    """What no hash covers: `MetadataError`s."""
+    """What no hash covers, each a `MetadataError`."""
     read: bool = True
     """Whether its files were looked at, not just for."""
     repaired: tuple[NixfetchError, ...] = ()
