@@ -193,7 +193,9 @@ class Roots:
         root = parse_root(text)
         self._store.check_writable()
         # Of its own, though the store may hold the path for long: a collector at work, which has
-        # looked at links already, is told once more.
+        # looked at links already, is told once more. And again when the link is there: one that
+        # began meanwhile may have looked at links before, and Nix's looks at temporary roots
+        # after that, when ours may be gone.
         with closing(TempRoots(self._layout)) as temporary:
             temporary.add([path])
             if path not in self._store.valid([path]):
@@ -205,6 +207,7 @@ class Roots:
                     self._put(self._layout.named_roots / name, str(path))
                 case OutLink(file):
                     self._put_out_link(file, str(path))
+            temporary.confirm([path])
 
     def remove(self, text: str) -> None:
         """Let go of the root that is called NAME or LINK; for a LINK, that too is removed.

@@ -97,6 +97,19 @@ class TempRoots:
                     fcntl.flock(self._gc_lock, fcntl.LOCK_UN)
             self._held.update(fresh)
 
+    def confirm(self, paths: Iterable[StorePath]) -> None:
+        """Tell a collector that is at work of `paths`, which were added before.
+
+        One that began after they were added has them from the file, if it reads that before
+        `close`. From here on it has them in any case.
+
+        Raises:
+            As `add`.
+        """
+        with self._lock, disk_errors(self._file):
+            self._tell_collector(list(paths))
+            fcntl.flock(self._gc_lock, fcntl.LOCK_UN)
+
     def close(self) -> None:
         """Give all of them up."""
         with self._lock:

@@ -149,6 +149,18 @@ def test_a_collector_at_work_is_told_first(layout: Layout) -> None:
         assert again.heard == [str(store_path("e"))]
 
 
+def test_a_collector_that_began_since_is_told_again(layout: Layout) -> None:
+    collector = Collector(layout)
+    with closing(TempRoots(layout)) as roots:
+        roots.add([A, B])
+        roots.confirm([A])
+        assert not locked(layout.gc_lock)
+        with collector.locking(), collector.listening():
+            roots.confirm([A])
+        assert collector.heard == [str(A)]
+        assert listed(layout) == [str(A), str(B)]
+
+
 def test_a_collector_that_ends_meanwhile(layout: Layout) -> None:
     ending = threading.Event()
 
