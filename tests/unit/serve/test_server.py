@@ -232,9 +232,14 @@ def test_no_more_connections_than_places() -> None:
 
 def test_an_idle_connection_makes_room() -> None:
     with serving(connections=2) as server, connected(server) as old, connected(server) as young:
-        for client in (old, young):
+        for number, client in enumerate((old, young), start=1):
             ask(client, "small")
             assert answer(client)[1] == b"small"
+            # An answer may be here before the server's thread has noted that it is idle.
+            deadline = time.monotonic() + 30
+            while sum(since is not None for since in server._idle_since.values()) < number:
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
         with connected(server) as third:
             ask(third, "small")
             assert answer(third)[1] == b"small"
