@@ -34,7 +34,8 @@ class Verdict:
 
     path: StorePath
     problems: tuple[NixfetchError, ...] = ()
-    """Each `TrustError`: it is not what it should be. Others: it could not be examined, or repaired."""
+    """Each `TrustError`: it is not what it should be. Others: it could not be examined, or
+    repaired."""
     signed_by: tuple[str, ...] = ()
     """Names of trusted keys that signed it, ascending."""
     content_addressed: bool = False
