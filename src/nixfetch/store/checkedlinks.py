@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from nixfetch.errors import StoreError
@@ -56,8 +55,3 @@ class CheckedLinks(Links):
         if not good:
             self._drop(name)
         return good
-
-    def _drop(self, name: str) -> None:
-        _log.info("removing .links/%s: it is not what its name says", name)
-        with suppress(FileNotFoundError, PermissionError):
-            os.unlink(name, dir_fd=self.fd)
