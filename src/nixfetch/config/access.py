@@ -81,11 +81,6 @@ class Access:
         return self.token_file is not None or self.token_env is not None
 
     @property
-    def has_password(self) -> bool:
-        """Whether there is a password."""
-        return self.password_file is not None or self.password_env is not None
-
-    @property
     def secret(self) -> dict[str, str]:
         """The parameter that names the token or password, as it may be shown; or nothing."""
         return {name: value for name, value in self.shown.items() if name.startswith(_SECRET)}
