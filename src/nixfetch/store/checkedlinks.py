@@ -41,6 +41,8 @@ def content_name(directory_fd: int, name: str) -> str:
 class CheckedLinks(Links):
     """The ``.links`` of one store, none of whose entries is taken unread."""
 
+    _dropping = logging.INFO  # that is what a repair is for
+
     def take_file(self, name: str, shape: Shape, *, dir_fd: int, target: bytes) -> bool:
         return self._is_good(name) and super().take_file(name, shape, dir_fd=dir_fd, target=target)
 

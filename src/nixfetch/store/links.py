@@ -119,6 +119,9 @@ def open_links(store_fd: int) -> int:
 class Links:
     """The ``.links`` of one store. Safe to share among threads and processes."""
 
+    _dropping = logging.WARNING
+    """How loud it is about a bad entry: nobody asked for one."""
+
     def __init__(self, fd: int) -> None:
         """Use the directory `fd`, which stays the caller's."""
         self.fd = fd
@@ -202,7 +205,7 @@ class Links:
 
     def _drop(self, name: str) -> None:
         """Forget an entry that is not what its name says."""
-        _log.warning("removing .links/%s: it is not what its name says", name)
+        _log.log(self._dropping, "removing .links/%s: it is not what its name says", name)
         with suppress(FileNotFoundError, PermissionError):
             os.unlink(name, dir_fd=self.fd)
 
