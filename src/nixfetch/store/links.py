@@ -3,9 +3,11 @@
     ROOT/nix/store/.links/<nix32 of the SHA-256 of the NAR of the file alone>
 
 The mode is part of such a NAR, so a program and a plain file with the same bytes are two. What
-is linked must look as we would have made it (kind, size, mode, owner); an entry that does not
-is removed, its other links stay. Every failure of linking only costs space: the file is
-written as if there were no links. Regular files, empty ones too, and symbolic links.
+is linked must look as we would have made it (kind, size, mode, owner), and is read before its
+name is believed: a file that went bad on disk is bad in every path that shares it, and must not
+get into one more. An entry that is not what its name says is removed, its other links stay.
+Every failure of linking only costs space: the file is written as if there were no links.
+Regular files, empty ones too, and symbolic links.
 
 Source: nix, src/libstore/optimise-store.cc, `LocalStore::optimisePath_`.
 """
@@ -23,13 +25,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from nixfetch import kernel
 from nixfetch.formats import base32
 from nixfetch.formats.nar import wire
+from nixfetch.store.disk import disk_errors
+from nixfetch.store.dump import UnsupportedFileError
 
 if TYPE_CHECKING:
     from nixfetch.formats.hashes import Hasher
 
 _log = logging.getLogger(__name__)
-_NAME = ".links"
+NAME = ".links"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # of a pipe: at once
 _CHUNK = 256 * 1024  # bytes read at a time
 FILE_MODE, PROGRAM_MODE = 0o444, 0o555
 # What linking may fail with for reasons of the file system, not of ours: too many links of one
@@ -95,8 +100,26 @@ def sole_entry(dir_fd: int, name: bytes) -> Entry | None:
     if stat.S_ISLNK(status.st_mode):
         return Entry(symlink_name(os.readlink(name, dir_fd=dir_fd)), status)
     if stat.S_ISREG(status.st_mode):
-        return Entry(_content_of(dir_fd, name, status), status)
+        return Entry(_file_name(dir_fd, name), status)
     return None
+
+
+def content_name(dir_fd: int, name: str) -> str:
+    """What the file or link `name` should be called in ``.links``.
+
+    Raises:
+        DiskError: it cannot be read.
+        UnsupportedFileError: it is neither.
+    """
+    with disk_errors(name):
+        mode = os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode
+        if stat.S_ISLNK(mode):
+            return symlink_name(os.readlink(name.encode(), dir_fd=dir_fd))
+        if stat.S_ISREG(mode):
+            return _file_name(dir_fd, name.encode())
+    raise UnsupportedFileError(
+        "neither a file nor a symbolic link", file=name, kind=f"{stat.S_IFMT(mode):#o}"
+    )
 
 
 def symlink_name(target: bytes) -> str:
@@ -112,19 +135,22 @@ def open_links(store_fd: int) -> int:
         OSError: it cannot be.
     """
     with suppress(FileExistsError):
-        os.mkdir(_NAME, 0o755, dir_fd=store_fd)
-    return os.open(_NAME, _DIRECTORY, dir_fd=store_fd)
+        os.mkdir(NAME, 0o755, dir_fd=store_fd)
+    return os.open(NAME, _DIRECTORY, dir_fd=store_fd)
 
 
 class Links:
     """The ``.links`` of one store. Safe to share among threads and processes."""
 
-    _dropping = logging.WARNING
-    """How loud it is about a bad entry: nobody asked for one."""
+    def __init__(self, fd: int, *, repairing: bool = False) -> None:
+        """Use the directory `fd`, which stays the caller's.
 
-    def __init__(self, fd: int) -> None:
-        """Use the directory `fd`, which stays the caller's."""
+        Args:
+            fd: the directory.
+            repairing: bad entries are what is expected, and no reason for a warning.
+        """
         self.fd = fd
+        self._repairing = repairing
         self._owner = os.geteuid()
 
     def take_file(self, name: str, shape: Shape, *, dir_fd: int, target: bytes) -> bool:
@@ -136,22 +162,16 @@ class Links:
         Raises:
             FileExistsError: `target` is there.
         """
-        status = self._status(name)
-        if status is None or status.st_uid != self._owner:
+        if not self._is_ours(name):
             return False
-        if (stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode), status.st_size) != (
-            stat.S_IFREG,
-            shape.mode,
-            shape.size,
-        ):
+        if not self._is_good(name, shape):
             self._drop(name)
             return False
         return self._link(name, dir_fd, target)
 
     def take_symlink(self, name: str, goal: bytes, *, dir_fd: int, target: bytes) -> bool:
         """The same for a symbolic link to `goal`."""
-        status = self._status(name)
-        if status is None or status.st_uid != self._owner:
+        if not self._is_ours(name):
             return False
         try:
             found = os.readlink(name.encode(), dir_fd=self.fd)
@@ -188,11 +208,31 @@ class Links:
         """
         return entry.remove_from(self.fd)
 
-    def _status(self, name: str) -> os.stat_result | None:
+    def _is_ours(self, name: str) -> bool:
+        """Whether there is such an entry, of this user."""
         try:
-            return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+            status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
-            return None
+            return False
+        return status.st_uid == self._owner
+
+    def _is_good(self, name: str, shape: Shape) -> bool:
+        """Whether a file is what its name says, and looks as `shape` does in a store."""
+        try:
+            fd = os.open(name, _READ, dir_fd=self.fd)
+        except OSError as error:
+            _log.info("cannot read .links/%s: %s", name, error)
+            return False
+        try:
+            status = os.fstat(fd)
+            if (status.st_mode, status.st_size) != (stat.S_IFREG | shape.mode, shape.size):
+                return False
+            return _name_of(fd, shape) == name
+        except OSError as error:  # a bad sector
+            _log.info("cannot read .links/%s: %s", name, error)
+            return False
+        finally:
+            os.close(fd)
 
     def _link(self, name: str, dir_fd: int, target: bytes) -> bool:
         try:
@@ -205,19 +245,28 @@ class Links:
 
     def _drop(self, name: str) -> None:
         """Forget an entry that is not what its name says."""
-        _log.log(self._dropping, "removing .links/%s: it is not what its name says", name)
-        with suppress(FileNotFoundError, PermissionError):
+        if not self._repairing:
+            _log.warning(
+                "removing .links/%s: it is not what its name says;"
+                " `nixfetch verify --all --repair` mends the paths that share it",
+                name,
+            )
+        with suppress(FileNotFoundError, PermissionError, IsADirectoryError):
             os.unlink(name, dir_fd=self.fd)
 
 
-def _content_of(dir_fd: int, name: bytes, status: os.stat_result) -> str:
+def _file_name(dir_fd: int, name: bytes) -> str:
     """The name that the content of a regular file has."""
-    shape = Shape(status.st_size, bool(status.st_mode & stat.S_IXUSR))
-    hasher = shape.hasher()
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    fd = os.open(name, _READ, dir_fd=dir_fd)
     try:
-        while data := os.read(fd, _CHUNK):
-            hasher.update(data)
+        status = os.fstat(fd)
+        return _name_of(fd, Shape(status.st_size, bool(status.st_mode & stat.S_IXUSR)))
     finally:
         os.close(fd)
+
+
+def _name_of(fd: int, shape: Shape) -> str:
+    hasher = shape.hasher()
+    while data := os.read(fd, _CHUNK):
+        hasher.update(data)
     return shape.name(hasher)

@@ -43,7 +43,7 @@ def replacing(staging: Staging, trusted: Trusted) -> Iterator[Replacement]:
             trusted,
             staging.store_fd,
             name.encode(),
-            links=staging.offers(path, checked=True),
+            links=staging.offers(path, repairing=True),
             max_depth=staging.max_depth,
         )
         try:

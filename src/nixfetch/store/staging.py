@@ -30,13 +30,12 @@ from nixfetch import kernel
 from nixfetch.errors import facts
 from nixfetch.plan.readiness import Readiness
 from nixfetch.store import locks
-from nixfetch.store.checkedlinks import CheckedLinks
 from nixfetch.store.database import Registration
 from nixfetch.store.derivation import outputs_of
 from nixfetch.store.disk import disk_error, disk_errors
 from nixfetch.store.exchange import exchange
 from nixfetch.store.journal import Journal, staging_name
-from nixfetch.store.links import sole_entry
+from nixfetch.store.links import Links, sole_entry
 from nixfetch.store.narsink import NarSink
 from nixfetch.store.offers import Offers
 from nixfetch.store.temproots import StoreClosedError, TempRoots
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
     from nixfetch.plan.trust import Trusted
     from nixfetch.store.database import Database
     from nixfetch.store.layout import Layout
-    from nixfetch.store.links import Links
     from nixfetch.store.locks import PathLock
 
 _log = logging.getLogger(__name__)
@@ -87,7 +85,7 @@ class Staging:
         self._dedup = dedup
         self._durable = durable
         self._max_depth = max_depth
-        self._offers: dict[bool, Offers] = {}  # by whether `.links` is read before it is believed
+        self._offers: dict[bool, Offers] = {}  # by whether they are for a repair
         self._settling = threading.Lock()
         self._staged: dict[StorePath, _Staged] = {}
         self._readiness = Readiness()
@@ -390,24 +388,24 @@ class Staging:
         """The store directory."""
         return self._fd
 
-    def offers(self, path: StorePath, *, checked: bool = False) -> Offers | None:
+    def offers(self, path: StorePath, *, repairing: bool = False) -> Offers | None:
         """Where a tree of `path`, a temporary root, looks for equal files, if it does.
 
         Args:
             path: the path.
-            checked: read entries of ``.links`` before they are believed.
+            repairing: bad entries of ``.links`` are what is expected.
         """
         if not self._dedup:
             return None
         with self._locking:
-            if checked not in self._offers:
-                self._offers[checked] = Offers(
+            if repairing not in self._offers:
+                self._offers[repairing] = Offers(
                     self._fd,
-                    CheckedLinks(self._links.fd) if checked else self._links,
+                    Links(self._links.fd, repairing=repairing),
                     path.hash_part,
                     announce=self.journal.add,
                 )
-            return self._offers[checked]
+            return self._offers[repairing]
 
     def _turn_over(self) -> None:
         """Let new files wait for `_publish`; then see to it that they get to disk."""

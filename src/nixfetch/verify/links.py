@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from nixfetch.errors import NixfetchError, StoreError, TrustError
-from nixfetch.store.checkedlinks import NAME, content_name
+from nixfetch.store.links import NAME, content_name
 from nixfetch.store.disk import DiskError, disk_errors
 from nixfetch.verify.work import Stop, run_jobs
 

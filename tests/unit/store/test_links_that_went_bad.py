@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -7,8 +8,8 @@ import pytest
 
 from filled_store import damage
 from nixfetch.formats.hashes import sha256
-from nixfetch.store.checkedlinks import CheckedLinks, content_name
 from nixfetch.store.disk import DiskError
+from nixfetch.store.links import Links, content_name
 from nixfetch.store.offers import Offers
 from nixfetch.store.restore import Restorer
 from simulated_cache import Executable, Link, store_path, tree_events, tree_nar
@@ -29,10 +30,10 @@ TREE: Tree = {
 }
 
 
-def unpack(place: Path, name: str) -> Path:
+def unpack(place: Path, name: str, *, repairing: bool = False) -> Path:
     (place / ".links").mkdir(exist_ok=True)
     with directory(place) as fd, directory(place / ".links") as links:
-        offers = Offers(fd, CheckedLinks(links), HASH_PART, announce=lambda _: None)
+        offers = Offers(fd, Links(links, repairing=repairing), HASH_PART, announce=lambda _: None)
         restorer = Restorer(fd, name.encode(), links=offers)
         try:
             for event in tree_events(TREE):
@@ -83,3 +84,15 @@ def test_an_entry_that_is_a_pipe(memory_path: Path) -> None:
     assert read_tree(two) == TREE
     assert entry.samefile(two / "file")
     assert not entry.samefile(one / "file")
+
+
+@pytest.mark.parametrize("repairing", [False, True])
+def test_whoever_did_not_come_for_it_hears_of_it(
+    memory_path: Path, caplog: pytest.LogCaptureFixture, *, repairing: bool
+) -> None:
+    one = unpack(memory_path, "one")
+    damage(one / "file", b"CONTENTS")
+    unpack(memory_path, "two", repairing=repairing)
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warnings) == (0 if repairing else 1)
+    assert repairing or "nixfetch verify --all --repair" in warnings[0].getMessage()
