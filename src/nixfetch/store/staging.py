@@ -29,16 +29,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from nixfetch import kernel
 from nixfetch.errors import facts
 from nixfetch.plan.readiness import Readiness
-from nixfetch.store import locks
 from nixfetch.store.database import Registration
 from nixfetch.store.derivation import outputs_of
 from nixfetch.store.disk import disk_error, disk_errors
 from nixfetch.store.exchange import exchange
+from nixfetch.store.heldlocks import HeldLocks
 from nixfetch.store.journal import Journal, staging_name
 from nixfetch.store.links import Links, sole_entry
 from nixfetch.store.narsink import NarSink
 from nixfetch.store.offers import Offers
-from nixfetch.store.temproots import StoreClosedError, TempRoots
+from nixfetch.store.temproots import TempRoots
 from nixfetch.store.trees import remove_tree
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from nixfetch.plan.trust import Trusted
     from nixfetch.store.database import Database
     from nixfetch.store.layout import Layout
-    from nixfetch.store.locks import PathLock
 
 _log = logging.getLogger(__name__)
 _PAUSE = 0.05  # seconds between two looks at a lock that somebody else holds
@@ -85,22 +84,20 @@ class Staging:
         self._dedup = dedup
         self._durable = durable
         self._max_depth = max_depth
+        self._sharing = threading.Lock()
         self._offers: dict[bool, Offers] = {}  # by whether they are for a repair
         self._settling = threading.Lock()
         self._staged: dict[StorePath, _Staged] = {}
         self._readiness = Readiness()
         self._unpacking: set[str] = set()  # staging names of trees that are not finished
         self._stuck = False  # something of ours could not be removed
-        self._locking = threading.Lock()
-        self._locks: dict[StorePath, PathLock] = {}
-        self._named: set[StorePath] = set()  # whose locks the journal has
-        self._closed = False
         self.temp_roots = TempRoots(layout)
         try:
             self.journal = Journal(layout.inflight)
         except BaseException:
             self.temp_roots.close()
             raise
+        self._locks = HeldLocks(store_fd, layout, self.journal)
 
     def close(self) -> bool:
         """Drop what is still in staging, give up locks and temporary roots.
@@ -110,8 +107,8 @@ class Staging:
         Returns:
             Whether there were none.
         """
-        with self._settling, self._locking:
-            self._closed = True
+        with self._settling:
+            self._locks.close()
         # First of all: without a shelf files have no other link, and need not be read for it.
         for offers in self._offers.values():
             self._stuck |= not offers.close()
@@ -119,10 +116,9 @@ class Staging:
         clean = not self._unpacking
         while self._unpacking:
             self._remove(self._unpacking.pop())
-        for path in list(self._locks):
-            self.unlock(path)
+        self._locks.release_all()
         self.temp_roots.close()
-        self.journal.close(clean=clean and not self._stuck)
+        self.journal.close(clean=clean and not (self._stuck or self._locks.stuck))
         return clean
 
     def hold(self, paths: Collection[StorePath]) -> set[StorePath]:
@@ -148,38 +144,11 @@ class Staging:
             DiskError: the lock cannot be made.
             StoreClosedError: after `close`.
         """
-        with self._locking:
-            if self._closed:  # a thread that was cut off would leave a lock behind
-                raise StoreClosedError(
-                    "the store was closed meanwhile", file=str(self._layout.root)
-                )
-            if path in self._locks:
-                return True
-            if path not in self._named:
-                self._named.add(path)
-                self.journal.add([locks.lock_name(path)])
-            lock = None
-            try:
-                with disk_errors(self._layout.store / locks.lock_name(path)):
-                    lock = locks.try_lock(self._fd, path)
-                if lock is not None:
-                    self._locks[path] = lock
-            except BaseException:
-                if lock is not None:
-                    lock.release()
-                raise
-            return lock is not None
+        return self._locks.acquire(path)
 
     def unlock(self, path: StorePath) -> None:
         """Give the right up; without it nothing happens."""
-        with self._locking:
-            lock = self._locks.pop(path, None)
-        if lock is not None:
-            try:
-                lock.release()
-            except OSError as error:
-                self._stuck = True
-                _log.warning("cannot remove the lock of %s: %s", path, error)
+        self._locks.release(path)
 
     @contextmanager
     def adding(self, trusted: Trusted) -> Iterator[NarSink]:
@@ -255,8 +224,7 @@ class Staging:
             with disk_errors(self._layout.store):
                 kernel.syncfs(self._fd)
         except BaseException:
-            with self._locking:
-                self._closed = True
+            self._locks.close()
             self._abandon()
             raise
 
@@ -264,10 +232,7 @@ class Staging:
         """Let a finished tree wait for `settle`."""
         path = trusted.info.path
         with self._settling:
-            if self._closed:
-                raise StoreClosedError(
-                    "the store was closed meanwhile", file=str(self._layout.root)
-                )
+            self._locks.check_open()
             if path in self._staged:  # added twice: the first one stays
                 self._remove(name)
                 return
@@ -368,10 +333,7 @@ class Staging:
     def exchange(self, name: str, path: StorePath) -> None:
         """Give a finished tree in staging the name of `path`, durably; remove what had it."""
         with self._settling:
-            if self._closed:
-                raise StoreClosedError(
-                    "the store was closed meanwhile", file=str(self._layout.root)
-                )
+            self._locks.check_open()
             self._turn_over()
             with disk_errors(self._layout.store / path.base):
                 exchange(self._fd, name.encode(), path.base.encode())
@@ -397,7 +359,7 @@ class Staging:
         """
         if not self._dedup:
             return None
-        with self._locking:
+        with self._sharing:
             if repairing not in self._offers:
                 self._offers[repairing] = Offers(
                     self._fd,
