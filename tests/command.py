@@ -1,4 +1,4 @@
-"""The `nixfetch` command in this process, for tests of what it prints and exits with."""
+"""What comes of commands, and the `nixfetch` command in this process."""
 
 from __future__ import annotations
 
@@ -23,13 +23,27 @@ class Ran:
     """What came of one command."""
 
     code: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines on stderr that begin an error."""
+        return [line for line in self.err.splitlines() if line.startswith("error:")]
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """The same, with the very bytes of its output."""
+
+    code: int
     out: bytes
     err: str
 
 
 def nixfetch(
     *arguments: str | Path, stdin: bytes | None = None, stdout: BinaryIO | None = None
-) -> Ran:
+) -> Raw:
     """Run one command line, with no settings but its flags."""
     out, err = io.BytesIO(), io.BytesIO()
     with _logger_left_alone(), _stdin(stdin):
@@ -38,7 +52,7 @@ def nixfetch(
             output=Output(stdout or out, err),
             environ={"HOME": "/nowhere", "XDG_CONFIG_DIRS": "/nowhere"},
         )
-    return Ran(code, out.getvalue(), err.getvalue().decode())
+    return Raw(code, out.getvalue(), err.getvalue().decode())
 
 
 @contextmanager

@@ -5,13 +5,37 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from enum import IntFlag
 from functools import cache
 
 _RANGE_WRITE = 2  # linux/fs.h, SYNC_FILE_RANGE_WRITE
 _NOREPLACE, _EXCHANGE = 1, 2  # linux/fs.h, RENAME_NOREPLACE, RENAME_EXCHANGE
+_DETACH = 2  # linux/fs.h, MNT_DETACH
 # What a kernel or file system answers to flags that it does not know. The names that are given
 # here are single ones, so EINVAL does not mean "into itself".
 _UNKNOWN = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+
+
+class MountFlag(IntFlag):
+    """What `mount` takes. Source: linux/mount.h."""
+
+    RDONLY = 1
+    NOSUID = 2
+    NODEV = 4
+    NOEXEC = 8
+    REMOUNT = 32
+    BIND = 4096
+    MOVE = 8192
+    REC = 16384
+    UNBINDABLE = 1 << 17
+    SLAVE = 1 << 19
+
+
+class Namespace(IntFlag):
+    """What `unshare` takes. Source: linux/sched.h."""
+
+    MOUNT = 0x00020000
+    USER = 0x10000000
 
 
 class UnsupportedError(OSError):
@@ -87,3 +111,69 @@ def _renameat2(src_dir_fd: int, source: bytes, dst_dir_fd: int, target: bytes, f
     if error in _UNKNOWN:
         raise UnsupportedError(error, os.strerror(error))
     raise OSError(error, os.strerror(error), os.fsdecode(source), None, os.fsdecode(target))
+
+
+def unshare(namespaces: Namespace) -> None:
+    """Give this process namespaces of its own.
+
+    Raises:
+        OSError: EPERM: it may not; ENOSPC: there are too many; EINVAL: the kernel has none, or a
+            user namespace was asked for by a process of several threads.
+    """
+    _check(_libc().unshare(ctypes.c_int(namespaces)))
+
+
+def mount(
+    source: bytes | None,
+    target: bytes,
+    flags: MountFlag,
+    *,
+    filesystem: bytes | None = None,
+    data: bytes | None = None,
+) -> None:
+    """Put something into the tree of files, or change how it is there.
+
+    Args:
+        source: what; None where only flags are changed.
+        target: where.
+        flags: how.
+        filesystem: its type, for new ones.
+        data: options of that type.
+
+    Raises:
+        OSError: as mount(2); `filename` is the target.
+    """
+    result = _libc().mount(source, target, filesystem, ctypes.c_ulong(flags), data)
+    _check(result, os.fsdecode(target))
+
+
+def unmount(target: bytes) -> None:
+    """Take a mount off, now for names and when nobody uses it for good.
+
+    Raises:
+        OSError: as umount2(2) with MNT_DETACH; `filename` is the target.
+    """
+    _check(_libc().umount2(target, _DETACH), os.fsdecode(target))
+
+
+def pivot_root(new: bytes, old: bytes) -> None:
+    """Make the mount at `new` the root directory, and put the old one at `old`.
+
+    Raises:
+        UnsupportedError: the root directory is not a mount, as in a chroot, or is the first
+            one that the kernel had.
+        OSError: as pivot_root(2).
+    """
+    call = getattr(_libc(), "pivot_root", None)  # glibc and musl have it, and no header says so
+    if call is None:  # pragma: no cover - another C library
+        raise UnsupportedError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if call(new, old) != 0:
+        error = ctypes.get_errno()
+        kind = UnsupportedError if error in _UNKNOWN else OSError
+        raise kind(error, os.strerror(error), os.fsdecode(new))
+
+
+def _check(result: int, file: str | None = None) -> None:
+    if result != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), file)

@@ -12,12 +12,14 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import places
+from command import Ran
 from nixfetch.store import LocalStore
 from simulated_cache import KEY, Executable, Link, SimulatedCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from nixfetch.formats.storepath import StorePath
     from real_nix import RealNix
     from simulated_cache import Compression, Tree
 
@@ -40,20 +42,6 @@ def rounds(full: int, cut: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
-    """What came of one command."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def errors(self) -> list[str]:
-        """The lines on stderr that begin an error."""
-        return [line for line in self.err.splitlines() if line.startswith("error:")]
-
-
-@dataclass(frozen=True, slots=True)
 class Closure:
     """A closure in a cache on this disk."""
 
@@ -73,6 +61,11 @@ class Closure:
     def fetch(self, store: Path, *more: str, source: str | None = None) -> Ran:
         """Fetch it into `store`."""
         return run(self.command(store, *more, source=source))
+
+    def verb(self, store: Path, verb: str, *more: str) -> list[str | Path]:
+        """Another command on `store`, with the same cache and key."""
+        where = ["--from", self.folder.as_uri(), "--trusted-key", str(KEY.public())]
+        return [sys.executable, "-m", "nixfetch.cli", verb, *more, *where, "--store", store]
 
     def is_valid(self, store: Path) -> None:
         """Hold `store` to having all of it registered."""
@@ -170,6 +163,17 @@ def small_closure(folder: Path) -> Closure:
     top = cache.add("top", tree, references=[lowest, middle], compression="xz")
     cache.dump(folder)
     return Closure(folder, str(top), tuple(sorted(map(str, cache.infos))))
+
+
+def tiny_closure(folder: Path) -> Closure:
+    """A dozen paths with a few files of a page each: they take about as much as a database."""
+    cache = SimulatedCache()
+    last: list[StorePath] = []
+    for number in range(12):
+        tree: Tree = {b"own": b"%d" % number, b"equal": b"equal", b"link": Link(b"own")}
+        last.append(cache.add(f"path-{number}", tree, references=last[-2:], compression="zstd"))
+    cache.dump(folder)
+    return Closure(folder, str(last[-1]), tuple(sorted(map(str, cache.infos))))
 
 
 def wide_closure(folder: Path, *, files: int, paths: int = 24, on_top: bool = False) -> Closure:

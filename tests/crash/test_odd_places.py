@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import places
+from command import Ran
 from crash import disks
-from crash.subject import Closure, Ran, environ, is_sound, run
+from crash.subject import Closure, environ, is_sound, run
 from crash.supervisor import SUPPORTED, Fault, watch
 from nixfetch.store import LocalStore
 from simulated_cache import SimulatedCache
@@ -121,6 +122,28 @@ def test_over_a_store_that_cannot_be_changed(
             assert places.names(store / "nix/store") == sorted(Path(path).name for path in valid)
             is_sound(store, nix)
         small.is_fetched(lower / "store")
+
+
+def test_on_a_disk_that_cannot_be_written(small: Closure, tmp_path: Path) -> None:
+    """Who only reads is served; a fetch says why it writes where all is there already."""
+    disks.takes_root()
+    with disks.mounted(tmp_path / "disk", "none", "tmpfs", "size=64m") as disk:
+        store = disk / "store"
+        assert small.fetch(store).code == 0
+        disks.call("mount", "-o", "remount,ro", disk)
+        ran = small.fetch(store)
+        assert (ran.code, len(ran.errors)) == (6, 1)
+        assert ran.err.startswith(f"error: read-only file system: {store}/nix/")
+        assert "hint: even where all is there already, whoever uses paths writes" in ran.err
+        for verb, *more in (
+            ("path-info", "--local", small.root),
+            ("verify", "--all"),
+            ("roots", "list"),
+            ("gc", "--dry-run"),
+            ("fetch", "--dry-run", small.root),
+        ):
+            ran = run(small.verb(store, verb, *more))
+            assert (ran.code, ran.errors) == (0, []), ran.err
 
 
 COLLISIONS: dict[str, Tree] = {

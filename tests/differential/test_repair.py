@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from command import Ran, nixfetch
+from command import Raw, nixfetch
 from filled_store import damage
 from nixfetch.cache import BinaryCache, CacheGroup
 from nixfetch.fetch import fetch_closure
@@ -108,7 +108,7 @@ class Place:
         key = ["--trusted-key", str(KEY.public())]
         return ["verify", "--store", str(self.root), *source, *key, *words]
 
-    def verify(self, *words: str) -> Ran:
+    def verify(self, *words: str) -> Raw:
         return nixfetch(*self.command(*words))
 
     def nix_finds(self) -> set[str]:
@@ -125,7 +125,7 @@ class Place:
     def is_whole(self) -> bool:
         names = {entry.name for entry in (self.root / "nix/store").iterdir()} - {".links"}
         return (
-            self.verify("--all") == Ran(0, b"", "")
+            self.verify("--all") == Raw(0, b"", "")
             and self.trees() == self.before
             and names == {path.base for path in self.all}
             and self.nix_finds() == set()
@@ -151,7 +151,7 @@ def flip(file: Path, chooser: random.Random) -> None:
     damage(file, bytes(data))
 
 
-def bad(ran: Ran) -> set[str]:
+def bad(ran: Raw) -> set[str]:
     lines = ran.out.decode().splitlines()
     return {
         line.partition(":")[0].removeprefix("/nix/store/")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
+from command import Ran
 from nixfetch.store import LocalStore
 
 if TYPE_CHECKING:
@@ -64,20 +65,6 @@ def demo() -> Demo:
         paths["programs"],
         paths["output"],
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What came of one command."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def errors(self) -> list[str]:
-        """The lines on stderr that begin an error."""
-        return [line for line in self.err.splitlines() if line.startswith("error:")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import TypeAlias
 
-    from e2e.conftest import Command, Demo, Ran, Serve, Start
+    from command import Ran
+    from e2e.conftest import Command, Demo, Serve, Start
     from nixfetch.formats.storepath import StorePath
 
 pytestmark = pytest.mark.e2e

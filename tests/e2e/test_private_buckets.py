@@ -17,7 +17,8 @@ from proxy import Proxy
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from e2e.conftest import Command, Demo, Ran
+    from command import Ran
+    from e2e.conftest import Command, Demo
 
 pytestmark = pytest.mark.e2e
 

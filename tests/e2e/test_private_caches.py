@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from e2e.conftest import Command, Demo, Ran, Start
+    from command import Ran
+    from e2e.conftest import Command, Demo, Start
 
 pytestmark = pytest.mark.e2e
 

@@ -62,3 +62,23 @@ def test_a_rename_that_is_not_known_here(tmp_path: Path, here: int) -> None:
         kernel._renameat2(here, b"a", here, b"b", 3)
     assert caught.value.errno == errno.EINVAL
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_mounts_that_cannot_be_name_their_place() -> None:
+    with pytest.raises(OSError, match="/nowhere") as caught:
+        kernel.mount(b"/nowhere", b"/nowhere", kernel.MountFlag.BIND)
+    assert caught.value.filename == "/nowhere"
+    with pytest.raises(OSError, match="/nowhere"):
+        kernel.unmount(b"/nowhere")
+
+
+def test_a_namespace_that_the_kernel_does_not_know() -> None:
+    with pytest.raises(OSError, match="Invalid argument"):
+        kernel.unshare(kernel.Namespace(1))
+
+
+def test_a_root_directory_that_is_no_mount(tmp_path: Path) -> None:
+    """EINVAL for root; others are told first that they may not."""
+    with pytest.raises(OSError, match=str(tmp_path)) as caught:
+        kernel.pivot_root(bytes(tmp_path), bytes(tmp_path))
+    assert isinstance(caught.value, kernel.UnsupportedError) == (caught.value.errno == errno.EINVAL)

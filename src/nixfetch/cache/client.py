@@ -11,51 +11,39 @@ import random
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nixfetch.cache.download import ENCODING_WINDOW, Arriving, Download
+from nixfetch.cache import reading
+from nixfetch.cache.download import Arriving, Download
 from nixfetch.cache.gate import Gate, Waits
 from nixfetch.cache.memory import Memory
+from nixfetch.cache.small import SmallObjects
 from nixfetch.errors import FormatError, NixfetchError, TransportError, TrustError, facts
 from nixfetch.formats import cacheinfo, narinfo
 from nixfetch.formats.cacheinfo import CacheInfo
-from nixfetch.formats.narinfo import NarInfo, NarInfoError
-from nixfetch.formats.signing import SIGNATURE_SIZE
-from nixfetch.formats.storepath import STORE_DIR, StorePath
+from nixfetch.formats.narinfo import NarInfoError
+from nixfetch.formats.storepath import STORE_DIR
 from nixfetch.plan.retry import RetrySchedule
-from nixfetch.streams import codecs
-from nixfetch.streams.limits import at_most, read_all
 from nixfetch.transport.base import AuthenticationError, ForbiddenError, NotFoundError, Pace
 from nixfetch.transport.urls import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from nixfetch.formats.narinfo import NarInfo
+    from nixfetch.formats.storepath import StorePath
     from nixfetch.plan.trust import Trusted, TrustPolicy
     from nixfetch.transport.base import Transport
 
 _log = logging.getLogger(__name__)
-_MOST_SIGNATURES = 32  # of one path that are kept; real ones have one or two
 HEALABLE = (FormatError, TrustError, TransportError)
 """What another cache may do better."""
 _SLACK = 1024 * 1024  # bytes that a compressed NAR may be larger than an eighth above its NAR
 
 
-class WrongPathError(TrustError):
-    """The cache answered with another path than it was asked for."""
-
-
 class StoreDirError(TransportError):
     """The cache is for a store in another directory."""
-
-
-class OfflineError(TransportError):
-    """The cache is remote, and the run is to stay on this machine."""
-
-
-class NotNarInfoError(NarInfoError):
-    """A page for people came in the place of a narinfo."""
 
 
 class BinaryCache:
@@ -96,11 +84,13 @@ class BinaryCache:
         self.trusted = trusted
         self._memory = memory or Memory()
         self._throttle = throttle
-        self._offline = offline
         self._waits = Waits(now=now, sleep=sleep, fraction=fraction)
         schedule = retry or RetrySchedule()
         self._small_gate = Gate(schedule, self._waits, pace or Pace())
         self._nar_gate = Gate(schedule, self._waits, pace or Pace())
+        self._small = SmallObjects(
+            transport, self._small_gate, self._waits, throttle=throttle, offline=offline
+        )
         self._info: CacheInfo | None = None
         self._info_lock = threading.Lock()
         self._doors = _Doors()
@@ -109,6 +99,11 @@ class BinaryCache:
     def url(self) -> str:
         """Where it is, without secrets."""
         return self._transport.url
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the run is over."""
+        return self._waits.over.is_set()
 
     def close(self) -> None:
         """Let go of connections; who waits for the cache gets an error at once."""
@@ -147,7 +142,7 @@ class BinaryCache:
 
     def _ask_info(self, *, hurried: bool) -> CacheInfo:
         try:
-            raw = self._small("nix-cache-info", cacheinfo.MAX_SIZE, hurried=hurried)
+            raw = self._small.read("nix-cache-info", cacheinfo.MAX_SIZE, hurried=hurried)
         except NotFoundError as error:
             self._doors.info_is_forbidden = isinstance(error, ForbiddenError)
             if not self._doors.info_is_forbidden:
@@ -184,14 +179,14 @@ class BinaryCache:
                 if remembered.raw is None:
                     raise NotFoundError("no such object", remembered=True)
                 try:
-                    return _parsed(remembered.raw, hash_part)
+                    return reading.parsed(remembered.raw, hash_part)
                 except HEALABLE as error:  # the cache itself may know better by now
                     self._drop(hash_part, error)
             return self._ask_narinfo(hash_part, hurried=hurried)
 
     def _ask_narinfo(self, hash_part: str, *, hurried: bool) -> NarInfo:
         try:
-            raw = self._small(f"{hash_part}.narinfo", narinfo.MAX_SIZE, hurried=hurried)
+            raw = self._small.read(f"{hash_part}.narinfo", narinfo.MAX_SIZE, hurried=hurried)
         except ForbiddenError as error:
             raise self._forbidden(error, hurried=hurried) from error
         except NotFoundError:
@@ -201,10 +196,10 @@ class BinaryCache:
             raise
         self._doors.has_answered = True
         try:
-            info = _parsed(raw, hash_part)
+            info = reading.parsed(raw, hash_part)
         except HEALABLE as error:
             self._small_gate.disbelieved(error)
-            if isinstance(error, NarInfoError) and not isinstance(error, NotNarInfoError):
+            if isinstance(error, NarInfoError) and not isinstance(error, reading.NotNarInfoError):
                 self._check_store_dir(hurried=hurried)
             raise
         self._memory.keep_narinfo(self.url, hash_part, raw)
@@ -287,7 +282,7 @@ class BinaryCache:
             if remembered.raw is None:
                 raise NotFoundError("no such object", remembered=True)
             try:
-                return _admitted(remembered.raw, path, policy, check=not self.trusted)
+                return reading.admitted(remembered.raw, path, policy, check=not self.trusted)
             except HEALABLE as error:
                 self._drop(path.hash_part, error)
                 return None
@@ -302,7 +297,7 @@ class BinaryCache:
         with facts(cache=self.url):
             info = self._ask_narinfo(path.hash_part, hurried=hurried)
             try:
-                trusted = _trusted(info, path, policy, check=not self.trusted)
+                trusted = reading.trusted(info, path, policy, check=not self.trusted)
             except TrustError as error:
                 self.forget(path)
                 self._small_gate.disbelieved(error)
@@ -347,7 +342,7 @@ class BinaryCache:
             downloaded: is told of bytes as they arrive, still compressed.
             hurried: another cache is left; see `plan.health`.
             anew: use nothing of an earlier download.
-            pausing: called when the reader may have to wait for other threads; see `Arriving`.
+            pausing: called before and while the reader waits for a try; see `Gate.asking`.
 
         Raises:
             NarGoneError: the narinfo is there, the NAR is not.
@@ -358,7 +353,7 @@ class BinaryCache:
         info = trusted.info
         shown = redacted(info.url)
         with facts(cache=self.url, url=shown):
-            self._check_online()
+            self._small.check_online()
             # No codec makes data larger by an eighth: what goes on longer feeds us nothing.
             limit = info.nar_size + info.nar_size // 8 + _SLACK
             partial = self._memory.claim(self.url, info)
@@ -368,53 +363,18 @@ class BinaryCache:
             arriving = Arriving(
                 self._transport,
                 info.url,
-                asking=self._nar_gate.asking(hurried=hurried),
+                asking=self._nar_gate.asking(hurried=hurried, pausing=pausing),
                 downloaded=downloaded,
                 throttle=self._throttle,
                 limit=limit,
                 partial=partial,
                 sure=info.file_hash is not None,
                 size=info.file_size,
-                pausing=pausing,
             )
             try:
                 yield Download(trusted, arriving, limit=limit, cache=self.url, url=shown)
             finally:
                 arriving.close()
-
-    def _small(self, name: str, limit: int, *, hurried: bool) -> bytes:
-        """A whole object of at most `limit` bytes, under no encoding."""
-
-        def once(pace: Pace) -> bytes:
-            began = self._waits.now()
-            with self._transport.open(name, pace=pace) as body:
-                # The limit counts before and after decoding: neither an endless body nor a
-                # small one that unfolds gets further.
-                chunks = at_most(body.chunks, limit, what=name)
-                if hurried:  # a pace that is enough for a large object is none for this
-                    chunks = self._until(began + self._waits.budget.left, chunks)
-                if body.encoding is not None:
-                    chunks = codecs.decode(body.encoding, chunks, memory_limit=ENCODING_WINDOW)
-                return read_all(chunks, limit, what=name)
-
-        self._check_online()
-        try:
-            raw = self._small_gate.ask(once, hurried=hurried)
-        except FormatError as error:
-            self._small_gate.disbelieved(error)
-            raise
-        self._throttle(len(raw))
-        return raw
-
-    def _until(self, end: float, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        for chunk in chunks:
-            if self._waits.now() > end:
-                raise TransportError("answer is too slow", retryable=True)
-            yield chunk
-
-    def _check_online(self) -> None:
-        if self._offline:
-            raise OfflineError("not asked: the run is offline", hint="leave out --offline")
 
 
 @dataclass(slots=True)
@@ -428,37 +388,3 @@ class _Doors:
     store_dir_is_known: bool = False
     """As far as it ever will be."""
     warned: bool = False
-
-
-def _parsed(raw: bytes, hash_part: str) -> NarInfo:
-    if raw.lstrip()[:1] == b"<":
-        raise NotNarInfoError(
-            "not a narinfo but a page for people",
-            hint="somebody answers in the cache's place: a login page of this network, perhaps",
-        )
-    info = NarInfo.parse(raw)
-    if info.path.hash_part != hash_part:
-        raise WrongPathError("cache answered with another path", asked=hash_part, got=info.path)
-    return info
-
-
-def _admitted(raw: bytes, path: StorePath, policy: TrustPolicy, *, check: bool) -> Trusted:
-    return _trusted(_parsed(raw, path.hash_part), path, policy, check=check)
-
-
-def _trusted(info: NarInfo, path: StorePath, policy: TrustPolicy, *, check: bool) -> Trusted:
-    if info.path != path:
-        raise WrongPathError("cache answered with another path", asked=path, got=info.path)
-    return _slim(policy.admit(info, check=check))
-
-
-def _slim(trusted: Trusted) -> Trusted:
-    """`trusted` without what nothing needs any more, and nobody vouched for.
-
-    A closure of 10^5 paths has no room for the text of each narinfo. And of signatures only such
-    go on as can be one, those that count first: real Nix refuses to work on a store with others.
-    """
-    signatures = [each for each in trusted.info.signatures if len(each.data) == SIGNATURE_SIZE]
-    signatures.sort(key=lambda each: each.key_name not in trusted.signed_by)
-    kept = tuple(signatures[:_MOST_SIGNATURES])
-    return replace(trusted, info=replace(trusted.info, raw=b"", extra=(), signatures=kept))

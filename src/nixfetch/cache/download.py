@@ -18,7 +18,7 @@ from nixfetch.cache.gate import OutOfPatienceError
 from nixfetch.errors import TransportError, facts
 from nixfetch.formats.hashes import Hash
 from nixfetch.streams import codecs
-from nixfetch.streams.limits import at_most
+from nixfetch.streams.limits import TooLargeError, at_most
 from nixfetch.transport.answers import BrokenAnswerError
 from nixfetch.transport.base import NotFoundError, Pace, Range, UnsatisfiableRangeError
 
@@ -57,7 +57,6 @@ class Arriving:
         partial: Partial | None = None,
         sure: bool = False,
         size: int | None = None,
-        pausing: Callable[[], object] = lambda: None,
     ) -> None:
         """Ask for nothing yet.
 
@@ -71,8 +70,6 @@ class Arriving:
             partial: what an earlier run has of it, and where this one keeps what comes.
             sure: a hash of the whole is known, so that parts of two versions are found out.
             size: bytes that it should have.
-            pausing: called before each try, which may have to wait for what other threads learn:
-                whoever is asked for more must hold nothing that those wait for.
         """
         self._transport = transport
         self._name = name
@@ -83,7 +80,6 @@ class Arriving:
         self._partial = partial
         self._sure = sure
         self._size = size
-        self._pausing = pausing
         self._received = 0  # bytes handed on
         self._validator: str | None = None
         self._ranges = True  # whether to ask for the rest alone
@@ -119,7 +115,6 @@ class Arriving:
         asking = self._asking
         while True:
             before = self._received
-            self._pausing()
             pace = asking.begin()
             try:
                 yield from self._attempt(pace)
@@ -254,11 +249,39 @@ class Download:
 
     def _counted(self) -> Iterator[bytes]:
         for chunk in self._arriving:
-            self._size += len(chunk)
-            if self._hasher is not None:
-                self._hasher.update(chunk)
-            yield chunk
+            if 0 < (left := self._left) < len(chunk):
+                yield self._count(chunk[:left])
+                chunk = chunk[left:]  # noqa: PLW2901 - the rest of it
+            if self._size == self.trusted.info.file_size and self._is_the_file():
+                raise TooLargeError(
+                    "more bytes than allowed", what="compressed archive", limit=self._size
+                )
+            yield self._count(chunk)
         self._whole = True
+
+    @property
+    def _left(self) -> int:
+        """Bytes up to the size that the narinfo names."""
+        return (self.trusted.info.file_size or 0) - self._size
+
+    def _count(self, chunk: bytes) -> bytes:
+        self._size += len(chunk)
+        if self._hasher is not None:
+            self._hasher.update(chunk)
+        return chunk
+
+    def _is_the_file(self) -> bool:
+        """Whether what has come so far is the file of the narinfo: what comes then is not.
+
+        Its size alone says nothing: nobody signs it, and what is right and only larger than the
+        narinfo says is fetched with a warning.
+        """
+        expected = self.trusted.info.file_hash
+        return (
+            self._hasher is not None
+            and expected is not None
+            and self._hasher.digest() == expected.digest
+        )
 
 
 def _from(skip: int, chunks: Iterator[bytes], throttle: Callable[[int], object]) -> Iterator[bytes]:

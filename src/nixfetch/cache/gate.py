@@ -6,11 +6,14 @@ waits is woken at once when the cache answers, when it is given up, and when the
 
 from __future__ import annotations
 
+import math
 import threading
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from nixfetch.errors import TransportError
-from nixfetch.plan.health import Budget, Health
+from nixfetch.plan.health import PROMPT, Budget, Health
 from nixfetch.transport.base import (
     AuthenticationError,
     NotFoundError,
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _CONNECT, _STALL = 5.0, 10.0  # seconds, while another cache is left
 _LEAST = 0.5  # seconds: what is left of a budget may be too little for any answer
+_OF_THE_CACHE = frozenset({"reason", "status", "seconds", "code", "provider"})  # facts
+_LOOK = 0.1  # seconds that one waits at a time: whoever waits may have to give up
 
 
 class OutOfPatienceError(TransportError):
@@ -39,9 +44,18 @@ class OutOfPatienceError(TransportError):
 
     def __init__(self, cause: NixfetchError, *, dead: bool) -> None:
         super().__init__(
-            "cache is not asked any more", reason=str(cause), hint=cause.hint, retryable=not dead
+            "cache is not asked any more",
+            reason=_in_short(cause),
+            hint=cause.hint,
+            retryable=not dead,
         )
         self.exit_code = cause.exit_code
+
+
+def _in_short(cause: NixfetchError) -> str:
+    """What is wrong with the cache; the object at which that was seen has nothing to do with it."""
+    known = [f"{name}={value}" for name, value in cause.facts.items() if name in _OF_THE_CACHE]
+    return f"{cause.problem} ({', '.join(known)})" if known else cause.problem
 
 
 class ClosedCacheError(TransportError):
@@ -67,9 +81,19 @@ class Waits:
         """
         self.now = now
         self.over = threading.Event()
-        self.sleep = sleep or self.over.wait
+        self._sleep = sleep
         self.fraction = fraction
         self.budget = Budget()
+
+    def sleep(self, seconds: float, pausing: Callable[[], object]) -> None:
+        """Wait, until the cache is closed at most; `pausing` is called now and then."""
+        if self._sleep is not None:
+            self._sleep(seconds)
+            pausing()
+            return
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self.over.wait(min(left, _LOOK)):
+            pausing()
 
 
 class Gate:
@@ -92,7 +116,7 @@ class Gate:
         self._probing = False
 
     def ask(self, once: Callable[[Pace], _T], *, hurried: bool) -> _T:
-        """Call `once` until it succeeds, or fails in a way or as often as ends it.
+        """Call `once`, for a small object, until it succeeds, or fails in a way that ends it.
 
         Args:
             once: a try, with the pace that it is to keep.
@@ -105,20 +129,41 @@ class Gate:
         asking = self.asking(hurried=hurried)
         while True:
             pace = asking.begin()
+            began = self._waits.now()
             try:
                 result = once(pace)
             except TransportError as error:
+                if hurried:
+                    self._count(began)
                 asking.failed(error)
             except BaseException:
                 asking.leave()
                 raise
             else:
+                if hurried:
+                    self._count(began)
                 asking.succeeded()
                 return result
 
-    def asking(self, *, hurried: bool) -> Asking:
-        """Somebody who wants an object, and may have to try more than once."""
-        return Asking(self, hurried=hurried)
+    def _count(self, began: float) -> None:
+        """Have the time count that a small object took too long, whatever came of it."""
+        waits, late = self._waits, began + PROMPT
+        if (now := waits.now()) <= late:
+            return
+        with self._changed:
+            waits.budget.spend(late, now)
+            self._last = self._last or TransportError("answers take too long", retryable=True)
+
+    def asking(self, *, hurried: bool, pausing: Callable[[], object] = lambda: None) -> Asking:
+        """Somebody who wants an object, and may have to try more than once.
+
+        Args:
+            hurried: another cache is left.
+            pausing: called before each wait, for a try or an answer, and several times a second
+                while it lasts: whoever waits must hold nothing that others wait for. May raise to
+                give up.
+        """
+        return Asking(self, hurried=hurried, pausing=pausing)
 
     def believed(self) -> None:
         """What came through was good."""
@@ -145,18 +190,18 @@ class Gate:
 
     # For `Asking`.
 
-    def enter(self, *, hurried: bool, not_before: float) -> bool:
+    def enter(self, *, hurried: bool, not_before: float, pausing: Callable[[], object]) -> bool:
         """Wait for one's turn; whether it is as the one who looks if the cache is back."""
         while True:
             with self._changed:
-                probing = self._turn(hurried=hurried)
+                probing = self._turn(hurried=hurried, pausing=pausing)
                 if probing:
                     not_before = max(not_before, self._health.not_before)
             delay = not_before - self._waits.now()
             if delay <= 0:
                 return probing
             try:
-                self._pause(delay, hurried=hurried)
+                self._pause(delay, hurried=hurried, pausing=pausing)
             except BaseException:
                 self.leave(probing=probing)
                 raise
@@ -216,7 +261,7 @@ class Gate:
         """Seconds, on the clock of the gate."""
         return self._waits.now()
 
-    def _turn(self, *, hurried: bool) -> bool:
+    def _turn(self, *, hurried: bool, pausing: Callable[[], object]) -> bool:
         """Wait, with the condition held, until one may come in; whether it is to look."""
         while True:
             self._check(hurried=hurried)
@@ -226,9 +271,18 @@ class Gate:
                 self._probing = True
                 return True
             # Who looks may have all the time in the world; who has another cache has not.
-            limit = self._waits.budget.left if hurried else None
-            if not self._changed.wait(limit) and self._last is not None:
+            limit = self._waits.budget.left if hurried else math.inf
+            if not self._wait(limit, pausing) and self._last is not None:
                 raise OutOfPatienceError(self._last, dead=False)
+
+    def _wait(self, seconds: float, pausing: Callable[[], object]) -> bool:
+        """Wait, with the condition held, until something changes; whether it did."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            pausing()
+            if self._changed.wait(min(left, _LOOK)):
+                return True
+        return False
 
     def check(self) -> None:
         """Raise where nobody may ask any more who has another cache."""
@@ -247,13 +301,13 @@ class Gate:
         ):
             raise OutOfPatienceError(self._last, dead=False)
 
-    def _pause(self, seconds: float, *, hurried: bool) -> None:
+    def _pause(self, seconds: float, *, hurried: bool, pausing: Callable[[], object]) -> None:
         waits = self._waits
         if hurried and seconds > waits.budget.left:
             assert self._last is not None
             raise OutOfPatienceError(self._last, dead=False)
         began = waits.now()
-        waits.sleep(seconds)
+        waits.sleep(seconds, pausing)
         if waits.over.is_set():
             raise ClosedCacheError("the cache was closed meanwhile")
         with self._changed:
@@ -263,8 +317,9 @@ class Gate:
 class Asking:
     """One object, through as many tries as it takes. For one thread."""
 
-    def __init__(self, gate: Gate, *, hurried: bool) -> None:
+    def __init__(self, gate: Gate, *, hurried: bool, pausing: Callable[[], object]) -> None:
         self._gate = gate
+        self._pausing = pausing
         self._hurried = hurried
         self._probing = False
         self._began = 0.0
@@ -278,12 +333,16 @@ class Asking:
         Raises:
             OutOfPatienceError: none may any more.
             ClosedCacheError: the run is over.
+            What `pausing` raises.
         """
         gate = self._gate
-        self._probing = gate.enter(hurried=self._hurried, not_before=self._not_before)
+        self._pausing()
+        self._probing = gate.enter(
+            hurried=self._hurried, not_before=self._not_before, pausing=self._pausing
+        )
         self._began = gate.now()
         self._heard = None
-        return gate.pace(hurried=self._hurried)
+        return replace(gate.pace(hurried=self._hurried), pausing=self._pausing)
 
     def failed(self, error: TransportError) -> None:
         """The try has failed; returns when there may be another one, raises `error` if not.

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Self
 
-from nixfetch.cache.client import HEALABLE, OfflineError
+from nixfetch.cache.client import HEALABLE
 from nixfetch.cache.download import NarGoneError
-from nixfetch.cache.gate import ClosedCacheError
-from nixfetch.cache.race import race
+from nixfetch.cache.gate import OutOfPatienceError
+from nixfetch.cache.race import Lanes, race
+from nixfetch.cache.small import OfflineError
 from nixfetch.errors import TransportError
 from nixfetch.formats.cacheinfo import DEFAULT_PRIORITY
 from nixfetch.plan.sources import Hunt, by_priority, decoding_cost
@@ -85,6 +86,8 @@ class CacheGroup:
         """
         self._caches = list(caches)
         self._race = race
+        self._lanes = Lanes()
+        self._given_up: set[BinaryCache] = set()
         self._ordering = ordering
         self._on_close = on_close
         self._ordered: list[BinaryCache] | None = None
@@ -193,10 +196,19 @@ class CacheGroup:
                 answer = answer or _look_up(cache, path, policy, hurried=hunt.hurried)
             except HEALABLE as error:
                 hunt.failed(error)
-                if not isinstance(error, NotFoundError):
-                    _log.info("%s: %s", cache.url, error)
+                self._tell(cache, error)
             else:
                 return Found(answer, cache, hunt)
+
+    def _tell(self, cache: BinaryCache, error: NixfetchError) -> None:
+        """Say what went wrong; that a cache is not asked any more, once and not for each path."""
+        if isinstance(error, NotFoundError):
+            return
+        if isinstance(error, OutOfPatienceError):
+            if cache in self._given_up:
+                return
+            self._given_up.add(cache)
+        _log.info("%s: %s", cache.url, error)
 
     def _raced(
         self, path: StorePath, policy: TrustPolicy, hunt: Hunt[BinaryCache]
@@ -210,6 +222,7 @@ class CacheGroup:
             equals,
             lambda cache: _look_up(cache, path, policy, hurried=True),
             cost=lambda answer: _cost(answer.trusted),
+            lanes=self._lanes,
         )
         hunt.raced(finish.order, finish.errors)
         return finish.best
@@ -246,14 +259,17 @@ def _priorities(caches: Sequence[BinaryCache], seconds: float) -> list[int]:
         except BaseException as error:  # noqa: BLE001 - raised below
             crashes.append(error)
 
-    threads = [
-        threading.Thread(target=ask, args=[number], name="nixfetch-priority", daemon=True)
-        for number in range(len(caches))
-    ]
-    for thread in threads:
-        thread.start()
+    threads: list[tuple[BinaryCache, threading.Thread]] = []
+    for number, cache in enumerate(caches):
+        thread = threading.Thread(target=ask, args=[number], name="nixfetch-priority", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # this machine has no more of them
+            ask(number)
+        else:
+            threads.append((cache, thread))
     deadline = time.monotonic() + seconds
-    for cache, thread in zip(caches, threads, strict=True):
+    for cache, thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
         if thread.is_alive():
             _log.warning("%s does not say its priority in time", cache.url)
@@ -265,8 +281,8 @@ def _priorities(caches: Sequence[BinaryCache], seconds: float) -> list[int]:
 def _priority(cache: BinaryCache) -> int:
     try:
         return cache.priority
-    except (ClosedCacheError, OfflineError) as error:
-        _log.info("%s does not say its priority: %s", cache.url, error)
     except HEALABLE as error:
-        _log.warning("%s does not say its priority: %s", cache.url, error)
+        expected = cache.is_closed or isinstance(error, OfflineError)
+        level = logging.INFO if expected else logging.WARNING
+        _log.log(level, "%s does not say its priority: %s", cache.url, error)
     return DEFAULT_PRIORITY

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 from nixfetch.errors import NixfetchError, facts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from nixfetch.cache import CacheGroup
     from nixfetch.cli.output import Output
     from nixfetch.config import Config
-    from nixfetch.formats.signing import PublicKey
     from nixfetch.formats.storepath import StorePath
     from nixfetch.plan.trust import TrustPolicy
     from nixfetch.store import LocalStore
@@ -61,7 +60,7 @@ class Context:
 
         _check_keys(flags.get("trusted_key"))
         try:
-            settings = config.load(flags, environ, home=_passwd_home())
+            settings = config.load_config(flags, environ, home=_passwd_home())
         except config.ConfigError as error:
             origin = str(error.facts.get("origin", ""))
             if not origin.startswith("flag ") or "file" in error.facts:
@@ -94,15 +93,9 @@ class Context:
         Raises:
             ConfigError: a key is malformed: dropping it would trust less than was asked for.
         """
-        from nixfetch.cli import logs
-        from nixfetch.plan.trust import TrustPolicy
+        from nixfetch.config.composed import policy_of
 
-        origin = self.config.origins.get("check_sigs", "")
-        if not (self.config.check_sigs or origin.startswith("flag ")):
-            logs.note(f"signatures are not checked: {origin} says so")
-        return TrustPolicy(
-            self._keys(), needed=self.config.sigs_needed, check=self.config.check_sigs
-        )
+        return policy_of(self.config)
 
     def caches(self) -> CacheGroup:
         """The caches, none of them asked yet.
@@ -110,8 +103,8 @@ class Context:
         Raises:
             ConfigError: a URL that is none, or credentials that cannot be read.
         """
-        from nixfetch.cli.caches import open_configured
         from nixfetch.config import ConfigError
+        from nixfetch.config.composed import open_configured
         from nixfetch.transport import UrlError
 
         try:
@@ -177,31 +170,6 @@ class Context:
         if path is None:
             raise MissingError("no valid path has this hash part", hash_part=base)
         return path
-
-    def _keys(self) -> tuple[PublicKey, ...]:
-        from nixfetch.config import ConfigError
-        from nixfetch.errors import FormatError
-        from nixfetch.formats.signing import PublicKey
-
-        try:
-            with facts(setting="trusted-keys", origin=self.config.origins.get("trusted_keys")):
-                named = tuple(map(PublicKey.parse, self.config.trusted_keys))
-        except FormatError as error:
-            raise ConfigError(error.problem, hint=error.hint, **error.facts) from error
-        return (*named, *self._keys_of_ours())
-
-    def _keys_of_ours(self) -> Iterator[PublicKey]:
-        """The public halves of `secret-key-files`, which Nix trusts too; unreadable ones not."""
-        from pathlib import Path
-
-        from nixfetch.cli import logs
-        from nixfetch.store.keyfile import read_secret_key
-
-        for file in self.config.secret_key_files:
-            try:
-                yield read_secret_key(Path(file)).public()
-            except NixfetchError as error:
-                logs.note(f"passing over the secret key in {file}: {error.problem}")
 
 
 def _check_keys(given: object) -> None:

@@ -52,10 +52,18 @@ def run(args: argparse.Namespace, context: Context) -> int:
             _tell(check, context)
     code = exit_code(checks)
     if context.config.json:
-        subject = {"cache": _shown_url(args.url)} if args.url else {"store": context.config.store}
+        subject = {"cache": _shown_url(args.url)} if args.url else {"store": _store(context)}
         report = {**subject, "checks": list(map(_as_json, checks)), "exit_code": code}
         context.output.line(json.dumps(report))
     return code
+
+
+def _store(context: Context) -> str | None:
+    """Its root, wherever one is when the report is read."""
+    from pathlib import Path
+
+    root = context.config.store
+    return None if root is None else str(Path(root).absolute())
 
 
 class _Doctor:
@@ -81,7 +89,7 @@ class _Doctor:
             yield from self._census(reaches)
 
     def _reaches(self) -> list[Reach]:
-        from nixfetch.cli.caches import netrc_file, transport_options
+        from nixfetch.config.composed import netrc_file, transport_options
         from nixfetch.cli.context import UsageError
         from nixfetch.config.caches import reach
         from nixfetch.config.cacheurl import CacheUrl, CacheUrlError
@@ -122,7 +130,7 @@ class _Doctor:
         context = self._context
         with ExitStack() as stack:
             if self._url is not None:
-                from nixfetch.cli.caches import netrc_file, transport_options
+                from nixfetch.config.composed import netrc_file, transport_options
 
                 caches = stack.enter_context(
                     open_caches(

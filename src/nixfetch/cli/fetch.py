@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nixfetch.cli.roots import root_name
-from nixfetch.cli.sizes import size
+from nixfetch.cli.sizes import amount, size
 
 if TYPE_CHECKING:
     import argparse
@@ -53,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the PATHs from the collector, see `nixfetch roots`; the second one as NAME-2, "
         "and so on; repeatable",
     )
+    add_writing_flags(parser)
+
+
+def add_writing_flags(parser: argparse.ArgumentParser) -> None:
+    """Let `parser` know the flags that say how a store is written to."""
     parser.add_argument(
         "--min-free", metavar="SIZE", type=size, default=0, help="leave as much free on the disk"
     )
@@ -221,14 +226,13 @@ def _done(report: Report, store: LocalStore) -> Iterator[str]:
 def _log_wanted(report: Report) -> None:
     import logging
 
-    from nixfetch.cli import progress
     from nixfetch.fetch import Status
 
     log = logging.getLogger(__name__)
     for entry in report.paths.values():
         if entry.status is Status.WANTED:
-            download = progress.size(entry.file_size or entry.nar_size or 0)
-            unpacked = progress.size(entry.nar_size or 0)
+            download = amount(entry.file_size or entry.nar_size or 0)
+            unpacked = amount(entry.nar_size or 0)
             log.info(
                 "would fetch %s from %s, %s: %s to download, %s unpacked",
                 entry.path,

@@ -10,8 +10,9 @@ those trees would go, and what only they refer to. --unregistered says that they
 SIZE is in bytes, or ends in K, M, G or T, which are powers of 1024. With --keep-free and
 --max-delete both, the smaller amount is deleted.
 
-Exits with 6 when something could not be removed (the rest is) or there are such trees, 75 when
-another collector works.
+Exits with 6 when something could not be removed or there are such trees, 75 when another collector
+works. What could not be removed is named and not among the deleted paths, though it is valid no
+more; all else is deleted, and the next run tries again.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import json
 import logging
 from typing import TYPE_CHECKING
 
-from nixfetch.cli.sizes import size
+from nixfetch.cli.sizes import amount, size
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
     from nixfetch.cli.context import Context
     from nixfetch.store.collect import Collected
@@ -78,15 +80,15 @@ def run(args: argparse.Namespace, context: Context) -> int:
         if not args.dry_run:
             Partials(store.layout.partial).sweep()
     if context.config.json:
-        context.output.line(json.dumps(_report(collected, context, dry_run=args.dry_run)))
+        context.output.line(json.dumps(_report(collected, store.root, dry_run=args.dry_run)))
     return _say(collected, context, dry_run=args.dry_run)
 
 
-def _report(collected: Collected, context: Context, *, dry_run: bool) -> dict[str, object]:
+def _report(collected: Collected, root: Path, *, dry_run: bool) -> dict[str, object]:
     from nixfetch.cli.problems import as_json
 
     return {
-        "store": str(context.config.store_root()),
+        "store": str(root),
         "dry_run": dry_run,
         "paths": list(map(str, collected.paths)),
         "leftovers": list(collected.leftovers),
@@ -97,7 +99,7 @@ def _report(collected: Collected, context: Context, *, dry_run: bool) -> dict[st
 
 
 def _say(collected: Collected, context: Context, *, dry_run: bool) -> int:
-    from nixfetch.cli import logs, problems, progress
+    from nixfetch.cli import logs, problems
 
     log_format = context.config.log_format
     for failure in collected.failures:
@@ -109,7 +111,9 @@ def _say(collected: Collected, context: Context, *, dry_run: bool) -> int:
         leftovers = f" and {left} leftover{'s' * (left != 1)}" if left else ""
         text = (
             f"{verb} {count} path{'s' * (count != 1)}{leftovers}: "
-            f"{about}{progress.size(collected.bytes_freed)} freed"
+            f"{about}{amount(collected.bytes_freed)} freed"
         )
+        if kept := len(collected.failures):
+            text += f"; {kept} could not be removed"
         context.output.error(logs.line(log_format, logging.INFO, text))
     return collected.failures[0].exit_code if collected.failures else 0

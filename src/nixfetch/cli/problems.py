@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from nixfetch.cli.sizes import STEP, amount
 from nixfetch.errors import FormatError, NixfetchError, TrustError
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 # The first one known ends the first line.
 _SUBJECTS = ("path", "file", "url", "cache", "store", "origin")
-_LABELS = {"good": "good signatures", "needed": "good signatures needed"}
+_SIGNATURES = {"good": "good signatures", "needed": "good signatures needed"}  # of a `TrustError`
+_BYTES = "_bytes"  # what the name of a size ends in
 _MOST_VALUES = 8  # of a list; the rest is counted
 _MOST_LINKS = 12  # of a chain of references; the middle is left out
 _MOST_FAILURES = 10  # paths whose failure is told in full; a dead network fails at hundreds
@@ -106,7 +108,7 @@ def _render_one(error: NixfetchError) -> Iterator[str]:
     if facts.get("tries") == 1:
         del facts["tries"]
     for name, value in facts.items():
-        yield f"  {_label(name)}: {_shown(value)}"
+        yield f"  {_fact(error, name, value)}"
     for url, answer in answers:
         yield f"  {url}: {_answer(url, answer)}"
     if hint := error.hint or _advice(error):
@@ -143,7 +145,7 @@ def _advice(error: NixfetchError) -> str | None:
 def _answer(url: str, answer: NixfetchError) -> str:
     known = {"cache": answer.facts.get("cache"), "tries": 1, "path": answer.facts.get("path")}
     details = ", ".join(
-        f"{_label(name)}: {_shown(value)}"
+        _fact(answer, name, value)
         for name, value in answer.facts.items()
         if value is not None and known.get(name) != value and not str(value).startswith(url)
     )
@@ -178,8 +180,12 @@ def _render_failures(failures: list[PathReport]) -> list[str]:
     return lines
 
 
-def _label(name: str) -> str:
-    return _LABELS.get(name) or name.replace("_", " ")
+def _fact(error: NixfetchError, name: str, value: object) -> str:
+    if name.endswith(_BYTES) and isinstance(value, int):
+        exact = f" ({value} bytes)" if value >= STEP else ""
+        return f"{name.removesuffix(_BYTES).replace('_', ' ')}: {amount(value)}{exact}"
+    label = _SIGNATURES.get(name) if isinstance(error, TrustError) else None
+    return f"{label or name.replace('_', ' ')}: {_shown(value)}"
 
 
 def _one_line(text: str) -> str:

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 from nixfetch.cli import logs
 from nixfetch.cli.activities import Activities
 from nixfetch.cli.problems import as_json
+from nixfetch.cli.sizes import amount
 from nixfetch.cli.tally import Tally
 from nixfetch.errors import NixfetchError
 from nixfetch.fetch.progress import Found, Spent
@@ -50,8 +51,6 @@ _PLAIN_INTERVAL = 5.0  # seconds between two lines
 _BAR_INTERVAL = 0.1  # seconds between two drawings of the bar
 _WIDEST_BAR = 30  # columns
 _NARROWEST_BAR = 5  # columns; below, there is none
-_UNITS = ("B", "KB", "MB", "GB", "TB")
-_STEP = 1000
 _MINUTE = 60
 _HOUR = 3600
 
@@ -101,8 +100,8 @@ class Progress:
         more = "" if tally.walked else "+"
         parts = [
             f"{tally.fetched}/{tally.paths}{more} paths",
-            f"{size(tally.downloaded)} of {size(tally.to_download)}{more}",
-            f"{size(tally.rate)}/s",
+            f"{amount(tally.downloaded)} of {amount(tally.to_download)}{more}",
+            f"{amount(tally.rate)}/s",
         ]
         if (left := tally.seconds_left) is not None:
             parts.append(f"{duration(left)} left")
@@ -238,7 +237,7 @@ def summary_of(report: Report) -> str:
         download = sum(entry.file_size or entry.nar_size or 0 for entry in wanted)
         unpacked = sum(entry.nar_size or 0 for entry in wanted)
         counts = _counts(f"would fetch {_count(len(wanted), 'path')}", present, failed)
-        return f"{counts}: {size(download)} to download, {size(unpacked)} unpacked"
+        return f"{counts}: {amount(download)} to download, {amount(unpacked)} unpacked"
     fetched = sum(entry.status is Status.FETCHED for entry in entries)
     if present and not fetched and not failed:
         return (
@@ -247,10 +246,10 @@ def summary_of(report: Report) -> str:
             else f"all {present} paths are there already"
         )
     counts = _counts(f"fetched {_count(fetched, 'path')}", present, failed)
-    saved = f" ({size(report.bytes_saved)} of it linked)" if report.bytes_saved else ""
+    saved = f" ({amount(report.bytes_saved)} of it linked)" if report.bytes_saved else ""
     return (
-        f"{counts}: {size(report.bytes_downloaded)} downloaded, "
-        f"{size(report.bytes_unpacked)} unpacked{saved} in {report.seconds:.1f} s"
+        f"{counts}: {amount(report.bytes_downloaded)} downloaded, "
+        f"{amount(report.bytes_unpacked)} unpacked{saved} in {report.seconds:.1f} s"
     )
 
 
@@ -265,15 +264,6 @@ def fitted(parts: list[str], share: float, width: int) -> str:
         return text[: max(0, width)]
     done = int(share * room)
     return f"[{'#' * done}{'-' * (room - done)}] {text}"
-
-
-def size(count: float) -> str:
-    """`count` bytes for people: 1.2 MB."""
-    for unit in _UNITS[:-1]:
-        if count < _STEP:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= _STEP
-    return f"{count:.1f} {_UNITS[-1]}"
 
 
 def duration(seconds: float) -> str:

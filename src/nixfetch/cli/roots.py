@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
     from nixfetch.cli.context import Context
     from nixfetch.store import LocalStore, Root
@@ -52,9 +53,10 @@ def existing_store(context: Context, *, read_only: bool = False) -> LocalStore:
     """
     from pathlib import Path
 
+    from nixfetch.store.disk import is_there
     from nixfetch.store.layout import Layout
 
-    if not (Layout(Path(context.config.store_root())).database / "db.sqlite").exists():
+    if not is_there(Layout(Path(context.config.store_root())).database / "db.sqlite"):
         read_only = True  # which says what is wrong
     return context.store(read_only=read_only)
 
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
 
     if args.action == "list":
         with existing_store(context, read_only=True) as store:
-            _list(Roots(store).list(), context)
+            _list(Roots(store).list(), store.root, context)
         return 0
     paths = context.paths([args.path]) if args.action == "add" else []
     with existing_store(context) as store:
@@ -75,12 +77,12 @@ def run(args: argparse.Namespace, context: Context) -> int:
     return 0
 
 
-def _list(roots: list[Root], context: Context) -> None:
+def _list(roots: list[Root], store: Path, context: Context) -> None:
     from nixfetch.cli.output import printable
 
     if context.config.json:
         report = {
-            "store": str(context.config.store_root()),
+            "store": str(store),
             "roots": [
                 {
                     "kind": root.kind.value,

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
+    from pathlib import Path
 
     from nixfetch.cli.context import Context
     from nixfetch.errors import NixfetchError
@@ -144,7 +145,9 @@ class _Verification:
                 _log.warning("%s: %s", verdict.path, _shown(warning))
         if self._links:
             first = self._links[0].problem
-            _log.warning("%d bad files in .links, the first: %s", len(self._links), _shown(first))
+            count = f"{len(self._links)} bad file{'s' * (len(self._links) != 1)} in .links"
+            first_one = ", the first" if len(self._links) > 1 else ""
+            _log.warning("%s%s: %s", count, first_one, _shown(first))
         if self._leftovers:
             more = len(self._leftovers) - _MOST_LEFTOVERS
             _log.warning(
@@ -190,13 +193,12 @@ def _rebuild(context: Context) -> int:
         rebuilt = rebuild_database(
             root, caches=caches, policy=context.policy(), jobs=context.config.jobs
         )
-    _log.info("%s registered, %s before", len(rebuilt.recovered), len(rebuilt.kept))
-    _tell_rebuilt(rebuilt, context)
+    _tell_rebuilt(rebuilt, root.absolute(), context)
     return _exit_code(one.problem for one in rebuilt.left)
 
 
-def _tell_rebuilt(rebuilt: Rebuilt, context: Context) -> None:
-    from nixfetch.cli.output import printable
+def _tell_rebuilt(rebuilt: Rebuilt, root: Path, context: Context) -> None:
+    from nixfetch.cli import logs
     from nixfetch.cli.problems import as_json
 
     if rebuilt.old_database is not None:
@@ -209,7 +211,7 @@ def _tell_rebuilt(rebuilt: Rebuilt, context: Context) -> None:
         _log.warning("nothing could be recovered; the old database stays where it is")
     if context.config.json:
         report = {
-            "store": str(context.config.store_root()),
+            "store": str(root),
             "recovered": list(map(str, rebuilt.recovered)),
             "kept": list(map(str, rebuilt.kept)),
             "left": [
@@ -219,7 +221,27 @@ def _tell_rebuilt(rebuilt: Rebuilt, context: Context) -> None:
             "old_database": None if rebuilt.old_database is None else str(rebuilt.old_database),
         }
         context.output.line(json.dumps(report))
-        return
+    else:
+        _list_left(rebuilt, context)
+    if context.config.verbosity >= 0 and (text := _summary(rebuilt)):
+        context.output.error(logs.line(context.config.log_format, logging.INFO, text))
+
+
+def _summary(rebuilt: Rebuilt) -> str:
+    """What was done, in a line; nothing when that is nothing, which was said."""
+    count = len(rebuilt.recovered)
+    paths = f"{count} path{'s' * (count != 1)}"
+    left = f", {len(rebuilt.left)} not" if rebuilt.left else ""
+    if rebuilt.replaced:
+        return f"made a new database: {paths} registered{left}"
+    if rebuilt.kept or rebuilt.recovered or not rebuilt.left:
+        return f"the database is sound: {len(rebuilt.kept)} registered before, {count} added{left}"
+    return ""
+
+
+def _list_left(rebuilt: Rebuilt, context: Context) -> None:
+    from nixfetch.cli.output import printable
+
     for one in rebuilt.left:
         text = f"{one.path}: not registered: {_shown(one.problem)}"
         context.output.line(printable(text.replace("\n", "\\n")))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from nixfetch.config.cacheurl import CacheUrl, CacheUrlError, without_secrets
 from nixfetch.config.errors import ConfigError, UnreadableFileError
-from nixfetch.config.load import load
+from nixfetch.config.load import load_config
 from nixfetch.config.model import Config
 from nixfetch.config.show import show
 
@@ -17,7 +17,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "UnreadableFileError",
-    "load",
+    "load_config",
     "show",
     "without_secrets",
 ]

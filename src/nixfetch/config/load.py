@@ -57,7 +57,7 @@ CA_FILES = (
 """Where certificates lie, the first one first: as Nix, and as Fedora has them."""
 
 
-def load(
+def load_config(
     flags: Mapping[str, object],
     environ: Mapping[str, str],
     *,

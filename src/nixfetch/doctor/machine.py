@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from nixfetch.doctor.checks import Check
 from nixfetch.errors import NixfetchError, StoreError
 from nixfetch.store import LocalStore
+from nixfetch.store.disk import is_there
 from nixfetch.store.layout import Layout
 from nixfetch.streams import codecs
 
@@ -47,14 +48,22 @@ def examine_machine(
 
 
 def _nearest(path: Path) -> Path:
-    """`path`, or the closest directory above it that is there."""
-    return next((place for place in (path, *path.parents) if place.is_dir()), path)
+    """`path`, or the closest directory above it that is there and can be reached."""
+    return next((place for place in (path, *path.parents) if os.path.isdir(place)), path)  # noqa: PTH112 - `Path.is_dir` raises where nobody may look
 
 
 def _writable(layout: Layout) -> Check:
     place = _nearest(layout.store)
     fine = os.access(place, os.W_OK | os.X_OK)
     new = "" if place == layout.store else ", which is to be made"
+    if not os.access(place, os.X_OK):
+        return Check(
+            name="store",
+            state="fail",
+            found=f"{layout.root}: out of reach, we may not search {place}",
+            fix="have that directory opened (chmod +x), or take another --store ROOT",
+            exit_code=StoreError.exit_code,
+        )
     return Check(
         name="store",
         state="ok" if fine else "fail",
@@ -88,9 +97,9 @@ def _disk(place: Path) -> Iterator[Check]:
 
 
 def _database(layout: Layout) -> Check:
-    if not (layout.database / "db.sqlite").exists():
-        return Check(name="database", found="none yet: the first fetch makes it")
     try:
+        if not is_there(layout.database / "db.sqlite"):
+            return Check(name="database", found="none yet: the first fetch makes it")
         with LocalStore(layout.root, read_only=True) as store:
             store.check_database()
             paths = len(store.all_valid())

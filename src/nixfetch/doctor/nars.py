@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nixfetch.cache.client import HEALABLE
-from nixfetch.fetch.closure import LOOKUPS
+from nixfetch.fetch.jobs import LOOKUPS
 from nixfetch.fetch.walk import walk
 from nixfetch.transport.base import Range
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nixfetch.fetch.closure import FetchFailedError, fetch_closure
+from nixfetch.fetch.closure import CancelledError, FetchFailedError, fetch_closure
 from nixfetch.fetch.progress import (
     Advanced,
     Event,
@@ -17,6 +17,7 @@ from nixfetch.fetch.report import PathReport, Report, Status
 
 __all__ = (
     "Advanced",
+    "CancelledError",
     "Event",
     "Failed",
     "FetchFailedError",

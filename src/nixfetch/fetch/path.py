@@ -116,7 +116,7 @@ def unpack(
         gauge: is told of bytes.
         started: is told of each cache that is tried.
         checkpoint: called between chunks; raises to give up.
-        pausing: called when it may have to wait for what other threads learn of a cache.
+        pausing: called while it waits for a cache, see `Gate.asking`; raises to give up.
 
     Raises:
         NixfetchError: no cache gave it, or the store could not take it. Nothing is left.
@@ -179,13 +179,13 @@ def transfer(
         gauge: is told of bytes.
         started: is told of each cache that is tried; may raise what `write` may.
         checkpoint: called between chunks; raises to give up.
-        pausing: called when it may have to wait for what other threads learn of a cache.
+        pausing: called while it waits for a cache, see `Gate.asking`; raises to give up.
         keep: keep a large download when it is done: what was written may yet be lost.
 
     Raises:
         NixfetchError: no cache gave it, or the store could not take it.
     """
-    attempts = 1
+    failed: list[Found] = []
     anew = False
     while True:
         download: Download | None = None
@@ -214,12 +214,22 @@ def transfer(
             anew = False
             if blamed or isinstance(error, NarGoneError):
                 found.cache.disbelieved(error)
+            failed.append(found)
             found = caches.find_next(found, error, policy)
-            attempts += 1
         else:
             found.cache.believed()
             _warn_of_wrong_file(found, download)
-            return Transferred(found, attempts, result, download.is_kept)
+            for other in failed:
+                if not _same_file(other, found):  # nobody will go on with what came of it
+                    other.cache.forget_download(other.trusted)
+            return Transferred(found, len(failed) + 1, result, download.is_kept)
+
+
+def _same_file(one: Found, other: Found) -> bool:
+    """Whether two caches name one file, so that what came of one is what came of the other."""
+    if one.trusted.info.file_hash is None:
+        return one.cache is other.cache and one.trusted.info.url == other.trusted.info.url
+    return one.trusted.info.file_hash == other.trusted.info.file_hash
 
 
 def _measured(

@@ -9,13 +9,17 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from nixfetch.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _T = TypeVar("_T")
+_LOOK_UP = 1.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,10 @@ class Crash:
     """A job ended with an exception that it should not have let out."""
 
     error: BaseException
+
+
+class NoThreadsError(StoreError):
+    """This machine lets us have no thread at all."""
 
 
 class Pool(Generic[_T]):
@@ -45,14 +53,28 @@ class Pool(Generic[_T]):
         """Jobs submitted whose results were not yet taken: the taker counts down."""
 
     def submit(self, job: Callable[[], _T]) -> None:
-        """Have `job` run by a thread."""
+        """Have `job` run by a thread.
+
+        Raises:
+            NoThreadsError: there is none. Where there are some, and no more are to be had, those
+                have to do.
+        """
         self.pending += 1
         self._jobs.put(job)
         if len(self._threads) < min(self._most, self.pending):
             number = len(self._threads) + 1
             thread = threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            self._threads.append(thread)  # first: a signal may come while it starts
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._threads.pop()
+                if not self._threads:
+                    raise NoThreadsError(
+                        "cannot start a thread",
+                        hint="raise the limit of processes (ulimit -u, or of the container)",
+                    ) from error
+                self._most = len(self._threads)
 
     def close(self, *, deadline: float) -> bool:
         """End the threads when their jobs are done; whether they all were by `deadline`.
@@ -63,7 +85,8 @@ class Pool(Generic[_T]):
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            with suppress(RuntimeError):  # a signal came while it started; it ends like the others
+                thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
@@ -73,3 +96,14 @@ class Pool(Generic[_T]):
             except BaseException as error:  # noqa: BLE001 - handed to whoever waits for it
                 result = Crash(error)
             self._results.put(result)
+
+
+def next_result(results: queue.SimpleQueue[_T]) -> _T:
+    """Wait for a result, in the main thread too, whose signals have to be heard.
+
+    One that comes between Python's last look at signals and the system's wait would be heard when
+    that ends; so it ends now and then.
+    """
+    while True:
+        with suppress(queue.Empty):
+            return results.get(timeout=_LOOK_UP)

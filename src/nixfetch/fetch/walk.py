@@ -18,8 +18,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from nixfetch.errors import NixfetchError, StoreError
-from nixfetch.fetch.closure import LOOKUPS
-from nixfetch.fetch.pool import Crash, Pool
+from nixfetch.fetch.jobs import LOOKUPS
+from nixfetch.fetch.pool import Crash, Pool, next_result
 from nixfetch.plan.closure import Closure
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def walk(
                 pool.submit(partial(_answer, path, ask, cancelled))
             if not pool.pending:
                 break
-            result = _checked(results.get())
+            result = _checked(next_result(results))
             pool.pending -= 1
             if isinstance(result, Lost):
                 _lose(result, closure)

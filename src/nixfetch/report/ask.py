@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nixfetch.cache.client import HEALABLE, WrongPathError
+from nixfetch.cache.client import HEALABLE
+from nixfetch.cache.reading import WrongPathError
 from nixfetch.errors import NixfetchError, TrustError, facts
 from nixfetch.plan.sources import Hunt
 from nixfetch.report.info import PathInfo

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nixfetch.fetch.closure import LOOKUPS
+from nixfetch.fetch.jobs import LOOKUPS
 from nixfetch.fetch.walk import LookupsFailedError, Lost, walk
 from nixfetch.report.order import references_first
 from nixfetch.report.sums import closure_sums

@@ -20,6 +20,7 @@ Source: nix, src/libstore/gc.cc, `LocalStore::collectGarbage`.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from nixfetch.errors import FormatError
-from nixfetch.formats.storepath import HASH_LENGTH, StorePath, is_hash_part
+from nixfetch.formats.storepath import HASH_LENGTH, STORE_DIR, StorePath, is_hash_part
 from nixfetch.plan.liveness import Liveness
 from nixfetch.store.database import Database
 from nixfetch.store.disk import DiskError, disk_error, disk_errors
@@ -47,7 +48,7 @@ from nixfetch.store.trees import remove_tree
 from nixfetch.store.unregistered import note_unregistered, refuse_to_collect, unregistered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from nixfetch.store.layout import Layout
     from nixfetch.store.local import LocalStore
@@ -56,6 +57,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _PROC = Path("/proc")
+_FORBIDDEN = frozenset({errno.EPERM, errno.EACCES})
+_FORBIDDEN_HINT = (
+    "it is another user's, or immutable (lsattr); the next `nixfetch gc` that may remove it does"
+)
 AT_ONCE = 64  # paths: a fetcher waits for the transaction and the renames of so many
 _LINK_IN_THE_MAKING = ".tmp-link"  # what Nix calls a link that it is about to rename
 _SOON = 3600.0  # seconds in which it surely does
@@ -74,7 +79,8 @@ class Collected:
     links_removed: int = 0
     """Entries of .links."""
     failures: tuple[DiskError, ...] = ()
-    """What could not be removed. Of a path among `paths`, the rest of its files."""
+    """What could not be removed, or not all of it. It is not among `paths` and `leftovers`; a path
+    is not valid any more all the same."""
 
 
 def collect(
@@ -210,6 +216,7 @@ class _Collector:
         self._paths: list[StorePath] = []
         self._leftovers: list[str] = []
         self._failures: list[DiskError] = []
+        self._kept: set[str] = set()  # names of what could not be removed
 
     def run(self, on_deleted: Callable[[StorePath], None], proc: Path) -> Collected:
         layout = self._store.layout
@@ -250,7 +257,7 @@ class _Collector:
         return some
 
     def _delete(self, paths: list[StorePath]) -> list[StorePath]:
-        """Delete those of `paths` that nobody wants after all; give those."""
+        """Delete those of `paths` that nobody wants after all; give those that are gone."""
         while fresh := self._new_roots.claim([path.hash_part for path in paths]):
             self._liveness.keep_hash_parts(fresh)
             paths = [path for path in paths if not self._liveness.is_live(path)]
@@ -261,7 +268,7 @@ class _Collector:
         finally:
             self._new_roots.release()
         self._remove(away)
-        return [path for path in paths if path in gone]
+        return [path for path in paths if path in gone and path.base not in self._kept]
 
     def _delete_leftovers(self, names: list[str]) -> None:
         while fresh := self._new_roots.claim({name[:HASH_LENGTH] for name in names}):
@@ -270,14 +277,14 @@ class _Collector:
             names = self._still_left(names)
             locks = [name for name in names if _is_lock(self._store.fd, name)]
             trees = [name for name in names if name not in locks]
-            away = self._move_away([name for name in trees if _has_a_users_name(name)])
+            away = self._move_away(filter(_has_a_users_name, trees))
             for name in locks:
                 with disk_errors(self._store.layout.store / name):
                     remove_stale_lock(self._store.fd, name)
         finally:
             self._new_roots.release()
-        self._remove([*away, *(name for name in trees if not _has_a_users_name(name))])
-        self._leftovers += names
+        self._remove({**away, **{name: name for name in trees if not _has_a_users_name(name)}})
+        self._leftovers += [name for name in names if name not in self._kept]
 
     def _still_left(self, names: list[str]) -> list[str]:
         """Those of `names` that are nobody's, now that they are claimed."""
@@ -294,34 +301,48 @@ class _Collector:
             and not _is_link_in_the_making(self._store.fd, name)
         ]
 
-    def _move_away(self, names: list[str]) -> list[str]:
-        """Free `names` for others; what is left to be removed, under other names."""
+    def _move_away(self, names: Iterable[str]) -> dict[str, str]:
+        """Free `names` for others; what is left to be removed, under other names: those, first."""
         others = {name: staging_name(name[:HASH_LENGTH]) for name in names}
         try:
             self._journal.add(others.values())
         except DiskError as error:
             # No room for a few bytes. Who waits for these names waits for the trees to be gone.
             _log.info("cannot write to the journal: %s", error)
-            self._remove(names)
-            return []
-        away: list[str] = []
+            self._remove({name: name for name in others})
+            return {}
+        away: dict[str, str] = {}
         for name, other in others.items():
             try:
                 os.rename(name, other, src_dir_fd=self._store.fd, dst_dir_fd=self._store.fd)
             except FileNotFoundError:  # a path without a tree
                 continue
             except OSError as error:
-                self._failures.append(disk_error(error, self._store.layout.store / name))
+                self._fail(name, name, error)
             else:
-                away.append(other)
+                away[other] = name
         return away
 
-    def _remove(self, names: Iterable[str]) -> None:
-        for name in names:
+    def _remove(self, names: Mapping[str, str]) -> None:
+        """Remove trees.
+
+        Args:
+            names: what they are called now, and what they were called before.
+        """
+        for name, before in names.items():
             try:
                 remove_tree(self._store.fd, name.encode(), farewell=self._meter.farewell)
             except OSError as error:
-                self._failures.append(disk_error(error, self._store.layout.store / name))
+                self._fail(name, before, error)
+
+    def _fail(self, name: str, before: str, error: OSError) -> None:
+        self._kept.add(before)
+        failure = disk_error(error, self._store.layout.store / name)
+        if _parse(before) is not None:
+            failure.facts["path"] = f"{STORE_DIR}/{before}"
+        if error.errno in _FORBIDDEN:
+            failure.hint = _FORBIDDEN_HINT
+        self._failures.append(failure)
 
 
 def _sweep(layout: Layout, stale: Iterable[Root]) -> None:

@@ -16,7 +16,13 @@ from urllib.parse import quote
 
 from nixfetch.errors import FormatError
 from nixfetch.store.disk import disk_errors
-from nixfetch.store.refusals import REBUILD, DatabaseError, refuse_to_forget, refused
+from nixfetch.store.refusals import (
+    REBUILD,
+    DatabaseError,
+    refuse_to_forget,
+    refuse_to_read,
+    refused,
+)
 from nixfetch.store.schema import SCHEMA, check_schema, write_schema
 
 if TYPE_CHECKING:
@@ -48,6 +54,7 @@ class Connection:
         Raises:
             DatabaseError: it cannot be opened or made.
             MissingDatabaseError: there are paths in `store`, and nothing that names them.
+            UnmadeDatabaseError: neither, and `read_only`.
             SchemaError: it is of another version.
         """
         self.file = directory / "db.sqlite"
@@ -61,6 +68,8 @@ class Connection:
         try:
             if store is not None and not self._has_tables():
                 refuse_to_forget(store, self.file)
+                if read_only:
+                    refuse_to_read(self.file)
             if not read_only:
                 self._prepare(directory)
         except BaseException:
@@ -167,6 +176,8 @@ class Connection:
             ).fetchone():
                 # One transaction: a crash or a full disk leaves no database without tables.
                 self._connection.executescript(f"begin immediate; {SCHEMA} commit;")
+                # While there is room for it: on a disk that is full later the log would stay.
+                execute("pragma wal_checkpoint(truncate)")
             write_schema(directory)
 
     def _has_tables(self) -> bool:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _REFERRERS = "select referrer from Refs where reference = ?"
+_IN_PASSING = "nixfetch, for a moment"  # a row that nobody ever sees
 _VARIABLES = 500  # parameters a statement: below SQLite's oldest limit of 999
 
 __all__ = (
@@ -97,6 +98,20 @@ class Database:
             rows = self._query(f"select path from ValidPaths where path in ({marks})", part)  # noqa: S608 - only question marks are put in
             found.update(StorePath.parse_full(path) for (path,) in rows)
         return found
+
+    def valid_for_good(self, paths: Collection[StorePath]) -> set[StorePath]:
+        """Those of `paths` that are valid, whatever a commit that failed before may have left.
+
+        Raises:
+            DatabaseError: a transaction that changes nothing cannot be committed either.
+        """
+        with self.writing():
+            # Pages are written, in the place of what the failed one wrote, though all is as before.
+            self._connection.execute("insert into SchemaMigrations values (?)", [_IN_PASSING])
+            self._connection.execute(
+                "delete from SchemaMigrations where migration = ?", [_IN_PASSING]
+            )
+            return self.valid(paths)
 
     def all_valid(self) -> list[StorePath]:
         """All valid paths, ascending."""
@@ -196,6 +211,44 @@ class Database:
             )
             for id_, (path, deriver, size, time) in entries.items()
         ]
+
+    def closure(self, paths: Collection[StorePath]) -> dict[StorePath, tuple[StorePath, ...]]:
+        """The valid ones of `paths` and all that they refer to, as of one moment.
+
+        Returns:
+            What each refers to, ascending; that may be itself.
+
+        Raises:
+            DatabaseError: a row holds what no row should.
+        """
+        with self._connection.reading(), self._connection.sane():
+            names: dict[int, StorePath] = {}
+            references: dict[int, list[int]] = {}
+            rows = self._rows("select id, path from ValidPaths where path in", map(str, paths))
+            while rows:
+                fresh = {id_: StorePath.parse_full(path) for id_, path in rows}
+                names.update(fresh)
+                references.update((id_, []) for id_ in fresh)
+                pairs = self._rows("select referrer, reference from Refs where referrer in", fresh)
+                for referrer, id_ in pairs:
+                    references[referrer].append(id_)
+                wanted = {id_ for _, id_ in pairs} - names.keys()
+                rows = self._rows("select id, path from ValidPaths where id in", wanted)
+                if len(rows) != len(wanted):
+                    raise FormatError("a reference to a path that is not there")
+            return {
+                path: tuple(sorted(names[other] for other in references[id_]))
+                for id_, path in names.items()
+            }
+
+    def _rows(self, select: str, values: Iterable[object]) -> list[tuple]:  # type: ignore[type-arg] # rows are as SQLite gives them
+        """What `select` finds for any of `values`, inside `reading`."""
+        found: list[tuple] = []  # type: ignore[type-arg]
+        values = list(values)
+        for start in range(0, len(values), _VARIABLES):
+            part = values[start : start + _VARIABLES]
+            found += self._connection.execute(f"{select} ({','.join('?' * len(part))})", part)
+        return found
 
     def forget(self, paths: Collection[StorePath]) -> set[StorePath]:
         """Make `paths` invalid, except what other paths refer to, and what those refer to.

@@ -92,7 +92,7 @@ class HeldLocks:
                 lock.release()
             except OSError as error:
                 self.stuck = True
-                _log.warning("cannot remove the lock of %s: %s", path, error)
+                _log.warning("cannot remove the lock of %s: %s", path, error.strerror)
 
     def close(self) -> None:
         """Give out no more; those that are held stay until `release_all`."""

@@ -90,7 +90,7 @@ class Journal:
                 if clean:
                     self.file.unlink(missing_ok=True)
             except OSError as error:
-                _log.warning("cannot remove %s: %s", self.file, error)
+                _log.warning("cannot remove %s: %s", self.file, error.strerror)
             finally:
                 os.close(self._fd)
 
@@ -148,7 +148,7 @@ def _remove(name: str, store_fd: int, links: Links) -> bool | None:
     except FileNotFoundError:
         return False
     except OSError as error:
-        _log.warning("cannot remove %s, left behind by a dead process: %s", name, error)
+        _log.warning("cannot remove %s, left behind by a dead process: %s", name, error.strerror)
         return None
     return True
 

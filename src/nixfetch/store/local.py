@@ -15,12 +15,15 @@ from nixfetch.errors import StoreError
 from nixfetch.formats.nar import wire
 from nixfetch.store import journal
 from nixfetch.store.database import Database
-from nixfetch.store.disk import disk_errors
+from nixfetch.store.disk import disk_errors, is_there
+from nixfetch.store.gone import gone
 from nixfetch.store.layout import Layout
 from nixfetch.store.links import Links, open_links
+from nixfetch.store.linktree import link_tree
 from nixfetch.store.opening import lock_store, make_directories
 from nixfetch.store.refusals import refuse_to_forget
 from nixfetch.store.replacing import Replacement, replacing
+from nixfetch.store.reserve import keep_reserve, lend_reserve
 from nixfetch.store.staging import Staging
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from nixfetch.formats.storepath import StorePath
     from nixfetch.plan.trust import Trusted
     from nixfetch.store.database import Registration
+    from nixfetch.store.gone import TreeGoneError
     from nixfetch.store.narsink import NarSink
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -81,7 +85,7 @@ class LocalStore:
         self.layout = Layout(Path(root).absolute())
         self._staging: Staging | None = None
         database = self.layout.database / "db.sqlite"
-        if read_only and not database.exists():
+        if read_only and not is_there(database):
             refuse_to_forget(self.layout.store, database)
             raise NotAStoreError(
                 "there is no store here", store=str(root), hint="`nixfetch fetch` makes one"
@@ -94,6 +98,8 @@ class LocalStore:
             with disk_errors(self.layout.store):
                 self._fd = os.open(self.layout.store, _DIRECTORY)
             stack.callback(self._let_go, self._fd)
+            if not read_only:
+                stack.callback(keep_reserve, self.layout)  # if it was lent
             self._database = Database(
                 self.layout.database,
                 read_only=read_only,
@@ -102,6 +108,7 @@ class LocalStore:
             )
             stack.callback(self._database.close)
             if not read_only:
+                stack.callback(lend_reserve, self.layout)
                 with disk_errors(self.layout.store / ".links"):
                     links = Links(open_links(self._fd))
                 stack.callback(self._let_go, links.fd)
@@ -186,6 +193,31 @@ class LocalStore:
         """Those of `paths` that are valid right now."""
         return self._database.valid(paths)
 
+    def gone(self, paths: Collection[StorePath]) -> dict[StorePath, TreeGoneError]:
+        """Those of `paths`, valid ones, whose trees are not on the disk, and the error for each.
+
+        Raises:
+            DiskError: the disk cannot be asked.
+        """
+        return gone(self.layout.store, self._fd, paths)
+
+    def link_into(self, path: StorePath, directory_fd: int) -> None:
+        """Give the tree of `path`, by hard links, the same name in another directory.
+
+        For readers: whoever wrote to it there would write to the store. It is no root of `path`.
+
+        Args:
+            path: is there, and stays meanwhile.
+            directory_fd: on the file system of the store; nothing there is called so.
+
+        Raises:
+            DiskError: the tree cannot be read or linked (EXDEV: the directory is on another file
+                system). What was made by then stays.
+            UnsupportedFileError: something in it is no file, directory or symbolic link.
+        """
+        with disk_errors(self.physical(path)):
+            link_tree(path.base.encode(), self._fd, directory_fd)
+
     def all_valid(self) -> list[StorePath]:
         """All valid paths, ascending."""
         return self._database.all_valid()
@@ -193,6 +225,14 @@ class LocalStore:
     def get(self, path: StorePath) -> Registration | None:
         """What is known of `path`; None when it is not valid."""
         return self._database.get(path)
+
+    def closure(self, paths: Collection[StorePath]) -> dict[StorePath, tuple[StorePath, ...]]:
+        """The valid ones of `paths` and all that they refer to, with what each refers to.
+
+        Raises:
+            DatabaseError: the store cannot be asked.
+        """
+        return self._database.closure(paths)
 
     def by_hash_part(self, hash_part: str) -> StorePath | None:
         """The valid path whose hash part this is."""

@@ -24,6 +24,7 @@ LOCK_SUFFIX = ".lock"
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE = 0o600
 STALE = b"d"
+"""What Nix writes; any other byte does."""
 
 
 def lock_name(path: StorePath) -> str:
@@ -95,4 +96,12 @@ def remove_stale_lock(store_fd: int, name: str) -> bool:
 def _remove(store_fd: int, name: str, fd: int) -> None:
     # In this order: a file that is removed and says so is not waited for.
     os.unlink(name, dir_fd=store_fd)
-    os.write(fd, STALE)
+    mark_stale(fd)
+
+
+def mark_stale(fd: int) -> None:
+    """Let a file that was removed say so to whoever waits for its lock."""
+    try:
+        os.write(fd, STALE)
+    except OSError:  # no room for a byte: a hole takes none, and its size is all that is asked for
+        os.ftruncate(fd, len(STALE))

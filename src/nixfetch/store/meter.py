@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nixfetch.store.disk import DiskError, disk_error
@@ -46,8 +47,8 @@ class Meter:
         """Bytes expected since `start`."""
         return self.expected - self._start
 
-    def farewell(self, directory_fd: int, name: bytes) -> None:
-        """See a file or directory that is about to be removed.
+    def farewell(self, directory_fd: int, name: bytes) -> Callable[[], None]:
+        """See a file or directory that is about to be removed; what counts it when it is gone.
 
         Raises:
             OSError: it is a directory of another file system, mounted there: not ours to empty.
@@ -55,7 +56,7 @@ class Meter:
         status = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode) and status.st_dev != self._device:
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        self._count(status)
+        return partial(self._count, status)
 
     def foresee(self, names: Iterable[str]) -> None:
         """Count trees as if they were removed; those that are not there count nothing.

@@ -248,7 +248,9 @@ def _private_directory(parent_fd: int, destination: Path) -> Iterator[int]:
         try:
             remove_tree(parent_fd, name)
         except OSError as error:  # what led here matters more
-            _log.warning("cannot remove %s: %s", destination.parent / os.fsdecode(name), error)
+            _log.warning(
+                "cannot remove %s: %s", destination.parent / os.fsdecode(name), error.strerror
+            )
 
 
 def _restore(tree: Iterable[Event], private_fd: int) -> None:

@@ -175,7 +175,7 @@ class NewRoots:
         try:
             end, _ = self._listener.accept()
         except OSError as error:  # it went away, or there are too many of them
-            _log.warning("cannot hear who adds a root: %s", error)
+            _log.warning("cannot hear who adds a root: %s", error.strerror)
             return
         end.settimeout(0)
         client = _Client(end)

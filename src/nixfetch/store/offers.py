@@ -146,7 +146,9 @@ class Offers:
             try:
                 self._publish(shelf)
             except OSError as error:
-                _log.warning("cannot share the files of this run with later ones: %s", error)
+                _log.warning(
+                    "cannot share the files of this run with later ones: %s", error.strerror
+                )
             self._drop(shelf)
 
     def close(self) -> bool:
@@ -192,7 +194,7 @@ class Offers:
                 os.rmdir(name, dir_fd=self._store_fd)  # it is empty, and there may be no descriptor
             except OSError as error:
                 self._stuck = True
-                _log.warning("cannot remove %s: %s", name, error)
+                _log.warning("cannot remove %s: %s", name, error.strerror)
             raise
 
     def _publish(self, shelf: _Shelf) -> None:
@@ -212,7 +214,7 @@ class Offers:
             remove_tree(self._store_fd, shelf.name.encode())
         except OSError as error:
             self._stuck = True
-            _log.warning("cannot remove %s: %s", shelf.name, error)
+            _log.warning("cannot remove %s: %s", shelf.name, error.strerror)
 
 
 def _fresh_name() -> bytes:

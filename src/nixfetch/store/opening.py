@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from nixfetch.store.disk import disk_error
+from nixfetch.store.disk import DiskError, disk_error, is_there
 from nixfetch.store.reserve import keep_reserve
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MODE = 0o755  # whatever the umask adds: nobody else may replace valid paths
+_READ_ONLY = (
+    "even where all is there already, whoever uses paths writes a lock and temporary roots, which"
+    " keep them from a collector; `nixfetch path-info --local` and `nixfetch verify` only read"
+)
 _LOCK_FILE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 
@@ -26,12 +31,12 @@ def make_directories(layout: Layout, *, durable: bool) -> None:
         DiskError: something cannot be made.
     """
     wanted = (layout.store, layout.database, layout.temp_roots, layout.gc_roots, layout.inflight)
-    is_new = not layout.database.is_dir()
+    is_new = not is_there(layout.database)
     try:
         for directory in wanted:
             _make(directory, durable=durable)
     except OSError as error:
-        raise disk_error(error, error.filename or layout.root) from error
+        raise _refused(error, error.filename or layout.root) from error
     if is_new:  # else a collector on a full disk may have given it up to open the store
         keep_reserve(layout)
 
@@ -54,12 +59,19 @@ def lock_store(layout: Layout) -> int:
             os.close(fd)
             raise
     except OSError as error:
-        raise disk_error(error, file) from error
+        raise _refused(error, file) from error
     return fd
 
 
+def _refused(error: OSError, file: str | os.PathLike[str]) -> DiskError:
+    refusal = disk_error(error, file)
+    if error.errno == errno.EROFS:
+        refusal.hint = _READ_ONLY
+    return refusal
+
+
 def _make(directory: Path, *, durable: bool) -> None:
-    if directory.is_dir():
+    if is_there(directory):
         return
     _make(directory.parent, durable=durable)
     directory.mkdir(_MODE, exist_ok=True)

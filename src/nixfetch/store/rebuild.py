@@ -27,7 +27,7 @@ from nixfetch.errors import FormatError, StoreError
 from nixfetch.formats.storepath import StorePath
 from nixfetch.store import journal
 from nixfetch.store.database import Database
-from nixfetch.store.disk import disk_errors
+from nixfetch.store.disk import disk_errors, is_there
 from nixfetch.store.journal import is_staging_name
 from nixfetch.store.links import Links, open_links
 from nixfetch.store.local import NotAStoreError
@@ -132,7 +132,7 @@ def rebuilding(layout: Layout, *, now: Callable[[], float] = time.time) -> Itera
         SchemaError: its database is of a version that we do not know.
         DiskError: something cannot be read or made.
     """
-    if not layout.store.is_dir():
+    if not is_there(layout.store):
         raise NotAStoreError("there is no store here", store=str(layout.root))
     make_directories(layout, durable=True)
     try:
@@ -229,7 +229,7 @@ def copied(
     except OSError as error:
         if error.errno not in _LOST:
             raise
-        _log.warning("cannot read %s: %s", source, error)
+        _log.warning("cannot read %s: %s", source, error.strerror)
         target.unlink(missing_ok=True)
         return False
     return True

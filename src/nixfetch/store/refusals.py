@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from nixfetch.errors import FormatError, StoreError
 from nixfetch.formats.storepath import StorePath
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 REBUILD = "the paths may well be whole: `nixfetch verify --rebuild-db` makes a database from them"
+_SHARED = 32 * 1024  # bytes; a part of the -shm file, which SQLite lays out
 
 
 class DatabaseError(StoreError):
@@ -24,6 +25,10 @@ class DatabaseError(StoreError):
 
 class MissingDatabaseError(DatabaseError):
     """There are paths, and no database that names them: an empty one would make them garbage."""
+
+
+class UnmadeDatabaseError(DatabaseError):
+    """There are no paths, and the database that was to name them was never made to its end."""
 
 
 def refuse_to_forget(store: Path, file: Path) -> None:
@@ -39,6 +44,19 @@ def refuse_to_forget(store: Path, file: Path) -> None:
             hint=REBUILD,
             file=str(file),
         )
+
+
+def refuse_to_read(file: Path) -> NoReturn:
+    """Have nobody read a database without tables.
+
+    Raises:
+        UnmadeDatabaseError: always.
+    """
+    raise UnmadeDatabaseError(
+        "there is no store here yet: its database was not finished",
+        hint="`nixfetch fetch` makes it, on a disk with room for it",
+        file=str(file),
+    )
 
 
 def holds_paths(store: Path) -> bool:
@@ -68,11 +86,23 @@ def _may_be_path(name: str) -> bool:
 
 def refused(error: sqlite3.Error, file: Path) -> DatabaseError:
     """`error` as one of ours, about the database `file`."""
-    return DatabaseError(_problem(error), hint=_hint(error), file=str(file), reason=str(error))
+    code = _code(error)
+    if code == sqlite3.SQLITE_IOERR and _is_full(file):
+        code = sqlite3.SQLITE_FULL
+    return DatabaseError(_problem(code), hint=_hint(code), file=str(file), reason=str(error))
 
 
-def _problem(error: sqlite3.Error) -> str:
-    match _code(error):
+def _is_full(file: Path) -> bool:
+    """Whether there is no room for what SQLite shares with other processes."""
+    try:
+        disk = os.statvfs(file.parent)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < _SHARED
+
+
+def _problem(code: int) -> str:
+    match code:
         case sqlite3.SQLITE_FULL:
             return "no space left on device"
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
@@ -88,11 +118,11 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", unreadable) & 0xFF
 
 
-def _hint(error: sqlite3.Error) -> str | None:
-    match _code(error):
+def _hint(code: int) -> str | None:
+    match code:
         case sqlite3.SQLITE_FULL:
             return "free some space, or choose another disk with --store"
-        case sqlite3.SQLITE_IOERR:  # a full disk too, where shared memory is laid out
+        case sqlite3.SQLITE_IOERR:
             return "the disk is full or failing: free some space, or choose another with --store"
         case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
             return "choose a store that you may write to with --store"

@@ -43,6 +43,21 @@ def keep_reserve(layout: Layout) -> None:
         os.close(fd)
 
 
+def lend_reserve(layout: Layout) -> None:
+    """Make that room free where the log of the database takes it to be written back at its end.
+
+    Without it a full disk stays full: the log is as large as what was changed last, and stays as
+    long as it cannot be written back. Never fails; `keep_reserve` takes the room back afterwards.
+    """
+    try:
+        log = (layout.database / "db.sqlite-wal").stat().st_size
+        disk = os.statvfs(layout.database)
+        if disk.f_bavail * disk.f_frsize < log:
+            layout.reserve.unlink(missing_ok=True)
+    except OSError as error:
+        _log.info("cannot see to the room that the database needs: %s", error)
+
+
 def give_up_reserve(layout: Layout) -> None:
     """Make the room that was kept free. Before the store is opened.
 

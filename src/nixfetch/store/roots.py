@@ -1,6 +1,7 @@
 """GC roots: links to paths that are to stay, in Nix's own place and form.
 
     ROOT/nix/var/nix/gcroots/nixfetch/NAME -> /nix/store/<base>      by name: ours
+    ROOT/nix/var/nix/gcroots/nixfetch/NAME/<base> -> /nix/store/<base>     several by one name
     LINK -> /nix/store/<base>                                        by link: anywhere, as with
     ROOT/nix/var/nix/gcroots/auto/<hash of LINK> -> LINK             `nix build --out-link LINK`
 
@@ -20,8 +21,7 @@ import errno
 import hashlib
 import logging
 import os
-import secrets
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -30,19 +30,20 @@ from typing import TYPE_CHECKING
 from nixfetch.errors import FormatError, StoreError
 from nixfetch.formats import base32
 from nixfetch.formats.storepath import STORE_DIR, StorePath
+from nixfetch.store import rootlinks
 from nixfetch.store.disk import disk_error, disk_errors
 from nixfetch.store.temproots import TempRoots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from nixfetch.store.layout import Layout
     from nixfetch.store.local import LocalStore
 
 _log = logging.getLogger(__name__)
+_PLACE_HINT = "a LINK needs a directory that is there and that you may write to; a NAME needs none"
 MAX_NAME = 255  # bytes; NAME_MAX on Linux
 MAX_LINK = 4095  # bytes; PATH_MAX less its terminator
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _INTO_STORE = f"{STORE_DIR}/"
 
 
@@ -53,7 +54,7 @@ class RootNameError(FormatError):
 
 
 class RootTakenError(StoreError):
-    """There is something else in the place of the link. Carries `link`."""
+    """There is something else in the place of the root. Carries `link`."""
 
 
 class NoSuchRootError(StoreError):
@@ -71,6 +72,8 @@ class RootKind(Enum):
 
     NAMED = "named"
     """By a name, made here."""
+    SET = "set"
+    """By a name, made here, along with others."""
     LINK = "link"
     """By a link anywhere, which gcroots/auto knows."""
     PROFILE = "profile"
@@ -98,7 +101,13 @@ class Root:
     @property
     def name(self) -> str:
         """What `Roots.remove` calls it: the NAME, or the link."""
-        return self.entry.name if self.kind is RootKind.NAMED else os.fspath(self.link)
+        match self.kind:
+            case RootKind.NAMED:
+                return self.entry.name
+            case RootKind.SET:
+                return self.entry.parent.name
+            case _:
+                return os.fspath(self.link)
 
     @property
     def is_stale(self) -> bool:
@@ -133,12 +142,12 @@ def parse_root(text: str) -> Name | OutLink:
     if last in {"", ".", ".."}:
         raise RootNameError("a root needs a name", root=text[:300])
     if len(os.fsencode(last)) > MAX_NAME:
-        raise RootNameError("a root has too long a name", root=text[:300], limit=MAX_NAME)
+        raise RootNameError("the name of a root is too long", root=text[:300], limit=MAX_NAME)
     if "/" not in text:
         return Name(text)
     file = Path(os.path.abspath(text))  # noqa: PTH100 - `absolute` leaves ".." in
     if len(os.fsencode(file)) > MAX_LINK:
-        raise RootNameError("a root has too long a name", root=text[:300], limit=MAX_LINK)
+        raise RootNameError("the name of a root is too long", root=text[:300], limit=MAX_LINK)
     return OutLink(file)
 
 
@@ -186,31 +195,76 @@ class Roots:
         Raises:
             RootNameError: nothing can be called so.
             PathNotValidError: `path` is not valid.
+            TreeGoneError: it is valid, and not on the disk.
             RootTakenError: at LINK is something else than a link into the store.
             DiskError: the link cannot be made.
             ReadOnlyStoreError: the store was opened for reading.
         """
         root = parse_root(text)
         self._store.check_writable()
-        # Of its own, though the store may hold the path for long: a collector at work, which has
-        # looked at links already, is told once more. And again when the link is there: one that
-        # began meanwhile may have looked at links before, and Nix's looks at temporary roots
-        # after that, when ours may be gone.
-        with closing(TempRoots(self._layout)) as temporary:
-            temporary.add([path])
-            if path not in self._store.valid([path]):
-                raise PathNotValidError(
-                    "path is not valid in this store", hint="`nixfetch fetch` gets it", path=path
-                )
+        with self._keeping([path]):
             match root:
                 case Name(name):
                     self._put(self._layout.named_roots / name, str(path))
                 case OutLink(file):
                     self._put_out_link(file, str(path))
-            temporary.confirm([path])
+
+    def add_set(self, name: str, paths: Collection[StorePath]) -> None:
+        """Keep all of `paths`, and all that they refer to, under one NAME: all of them or none.
+
+        A set of that name that is there already is replaced. A set may be empty.
+
+        Raises:
+            RootNameError: nothing can be called so; a LINK keeps one path.
+            PathNotValidError: one of them is not valid.
+            TreeGoneError: one is valid, and not on the disk.
+            RootTakenError: there is a root of that name that is no set.
+            DiskError: the links cannot be made.
+            ReadOnlyStoreError: the store was opened for reading.
+        """
+        place = self._layout.named_roots / _set_name(name)
+        self._store.check_writable()
+        with self._keeping(paths), disk_errors(place):
+            _make_directory(place.parent)
+            try:
+                rootlinks.put_set(place, {path.base: str(path) for path in paths})
+            except NotADirectoryError as error:
+                raise RootTakenError(
+                    "there is a root of one path by this name", link=str(place)
+                ) from error
+
+    def sets(self) -> set[str]:
+        """Names of the sets.
+
+        Raises:
+            DiskError: they cannot be read.
+        """
+        return rootlinks.sets(self._layout.named_roots)
+
+    @contextmanager
+    def _keeping(self, paths: Collection[StorePath]) -> Iterator[None]:
+        """Keep `paths`, which must be valid, while links to them are made."""
+        # Of its own, though the store may hold the paths for long: a collector at work, which has
+        # looked at links already, is told once more. And again when the links are there: one that
+        # began meanwhile may have looked at links before, and Nix's looks at temporary roots
+        # after that, when ours may be gone.
+        with closing(TempRoots(self._layout)) as temporary:
+            temporary.add(paths)
+            valid = self._store.valid(paths)
+            for path in paths:
+                if path not in valid:
+                    raise PathNotValidError(
+                        "path is not valid in this store",
+                        hint="`nixfetch fetch` gets it",
+                        path=path,
+                    )
+            for error in self._store.gone(paths).values():
+                raise error
+            yield
+            temporary.confirm(paths)
 
     def remove(self, text: str) -> None:
-        """Let go of the root that is called NAME or LINK; for a LINK, that too is removed.
+        """Let go of the root or set that is called NAME or LINK; a LINK is removed too.
 
         Raises:
             RootNameError: nothing can be called so.
@@ -220,25 +274,36 @@ class Roots:
         """
         root = parse_root(text)
         self._store.check_writable()
-        if not (
-            _unlink(self._layout.named_roots / root.text)
-            if isinstance(root, Name)
-            else self._remove_out_link(root.file)
-        ):
+        if isinstance(root, OutLink):
+            gone = self._remove_out_link(root.file)
+        else:
+            place = self._layout.named_roots / root.text
+            gone = rootlinks.unlink(place) or rootlinks.remove_set(place)
+        if not gone:
             raise NoSuchRootError("there is no such root", root=text)
+
+    def sweep(self) -> None:
+        """Remove what dead processes left of sets that they were making or removing.
+
+        Raises:
+            DiskError: it cannot be removed.
+            ReadOnlyStoreError: the store was opened for reading.
+        """
+        self._store.check_writable()
+        rootlinks.sweep_sets(self._layout.named_roots)
 
     def _put_out_link(self, link: Path, target: str) -> None:
         self._check_place(link)
-        with disk_errors(link):
-            _replace(link, target, link.with_name(_scratch_name()))
-            _flush(link.parent)
+        with disk_errors(link, hint=_PLACE_HINT):
+            rootlinks.replace(link, target, link.with_name(rootlinks.scratch_name()))
+            rootlinks.flush(link.parent)
         self._put(self._indirect(link), os.fspath(link))
 
     def _remove_out_link(self, link: Path) -> bool:
-        gone = _unlink(self._indirect(link))
+        gone = rootlinks.unlink(self._indirect(link))
         if (gone or self._layout.gc_roots in link.parents) and _points_into_store(link):
             # In this order: what a crash leaves is a link that keeps nothing.
-            return _unlink(link) or gone
+            return rootlinks.unlink(link) or gone
         return gone
 
     def _indirect(self, link: Path) -> Path:
@@ -255,14 +320,14 @@ class Roots:
 
     def _put(self, link: Path, target: str) -> None:
         """Let `link`, below gcroots, point to `target`, after a power cut too."""
-        scratch = self._layout.new_links / _scratch_name()
+        scratch = self._layout.new_links / rootlinks.scratch_name()
         with disk_errors(link):
-            if not link.parent.is_dir():
-                link.parent.mkdir(exist_ok=True)
-                _flush(link.parent.parent)
+            if link.is_dir() and not link.is_symlink():
+                raise RootTakenError("there is a set of roots by this name", link=str(link))
+            _make_directory(link.parent)
             scratch.parent.mkdir(exist_ok=True)
-            _replace(link, target, scratch)
-            _flush(link.parent)
+            rootlinks.replace(link, target, scratch)
+            rootlinks.flush(link.parent)
 
 
 def find_roots(layout: Layout) -> Iterator[Root]:
@@ -341,6 +406,8 @@ def _kind(layout: Layout, entry: Path) -> RootKind:
     match entry.relative_to(layout.gc_roots).parts:
         case ("nixfetch", _):
             return RootKind.NAMED
+        case ("nixfetch", _, _):
+            return RootKind.SET
         case ("auto", *_):
             return RootKind.LINK
         case ("per-user", *_):
@@ -360,35 +427,14 @@ def _points_into_store(link: Path) -> bool:
         return False
 
 
-def _scratch_name() -> str:
-    return f".nixfetch-{secrets.token_hex(8)}"
+def _set_name(text: str) -> str:
+    root = parse_root(text)
+    if isinstance(root, OutLink) or rootlinks.is_scratch_name(text):
+        raise RootNameError("no set of roots can be called so", root=text[:300])
+    return root.text
 
 
-def _replace(link: Path, target: str, scratch: Path) -> None:
-    """Make `link`, by way of `scratch` if there is one already."""
-    try:
-        link.symlink_to(target)
-    except FileExistsError:
-        while True:
-            scratch.symlink_to(target)
-            with suppress(FileNotFoundError):  # a collector swept it: once more
-                scratch.rename(link)
-                return
-
-
-def _unlink(link: Path) -> bool:
-    """Remove `link`, for good; whether there was one."""
-    with disk_errors(link):
-        if not link.is_symlink():
-            return False
-        link.unlink()
-        _flush(link.parent)
-    return True
-
-
-def _flush(directory: Path) -> None:
-    fd = os.open(directory, _DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _make_directory(directory: Path) -> None:
+    if not directory.is_dir():
+        directory.mkdir(exist_ok=True)
+        rootlinks.flush(directory.parent)

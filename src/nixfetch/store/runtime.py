@@ -45,7 +45,7 @@ def runtime_roots(layout: Layout, *, proc: Path = _PROC) -> set[StorePath]:
     try:
         processes = [entry for entry in proc.iterdir() if entry.name.isdecimal()]
     except OSError as error:
-        _log.warning("cannot see what running processes use: %s", error)
+        _log.warning("cannot see what running processes use: %s", error.strerror)
         return set()
     for process in processes:
         for link in (*(process / name for name in _LINKS), *_each(_open_files, process)):

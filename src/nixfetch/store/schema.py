@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from nixfetch.errors import StoreError
+from nixfetch.store.disk import disk_errors, is_there
 from nixfetch.store.refusals import REBUILD, DatabaseError
 
 if TYPE_CHECKING:
@@ -87,15 +88,19 @@ def check_schema(directory: Path) -> None:
 
 
 def write_schema(directory: Path) -> None:
-    """Name the version, whole or not at all; after the tables, so that it never lies."""
+    """Name the version, whole or not at all; after the tables, so that it never lies.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
     file = directory / "schema"
-    try:
-        if file.exists() and file.stat().st_size:
+    fresh = file.with_name(f"schema.{os.getpid()}")
+    with disk_errors(file):
+        if is_there(file) and file.stat().st_size:
             return
-        fresh = file.with_name(f"schema.{os.getpid()}")
-        fresh.write_text(SCHEMA_VERSION)
-        fresh.replace(file)
-    except OSError as error:
-        raise DatabaseError(
-            "the store's database cannot be made", file=str(file), reason=str(error.strerror)
-        ) from error
+        try:
+            fresh.write_text(SCHEMA_VERSION)
+            fresh.replace(file)
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise

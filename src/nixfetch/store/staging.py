@@ -11,7 +11,7 @@ have the hash part of their path, which is a temporary root before they are made
 both of Nix's collectors leave alone.
 
 When settling fails before the commit is asked for, what it placed is removed. When the commit
-itself fails, nobody can say whether it happened: the trees stay, valid or garbage.
+itself fails, nobody can say whether it happened: the trees stay until `close`; see `doubts`.
 
 Any thread may be adding; one at a time settles. No lock is held across a download. Order of
 locks: `_settling`, then the database's own. Locks of paths are never waited for here.
@@ -32,6 +32,7 @@ from nixfetch.plan.readiness import Readiness
 from nixfetch.store.database import Registration
 from nixfetch.store.derivation import outputs_of
 from nixfetch.store.disk import disk_error, disk_errors
+from nixfetch.store.doubts import not_valid
 from nixfetch.store.exchange import exchange
 from nixfetch.store.heldlocks import HeldLocks
 from nixfetch.store.journal import Journal, staging_name
@@ -90,6 +91,7 @@ class Staging:
         self._staged: dict[StorePath, _Staged] = {}
         self._readiness = Readiness()
         self._unpacking: set[str] = set()  # staging names of trees that are not finished
+        self._doubtful: list[StorePath] = []  # placed, and their commit failed
         self._stuck = False  # something of ours could not be removed
         self.temp_roots = TempRoots(layout)
         try:
@@ -116,6 +118,9 @@ class Staging:
         clean = not self._unpacking
         while self._unpacking:
             self._remove(self._unpacking.pop())
+        if self._doubtful:  # their locks are held
+            for path in not_valid(self._database, self._layout, self._doubtful):
+                self._remove(path.base)
         self._locks.release_all()
         self.temp_roots.close()
         self.journal.close(clean=clean and not (self._stuck or self._locks.stuck))
@@ -264,8 +269,11 @@ class Staging:
                 self._database.register(self._registration(each.trusted) for each in fresh)
                 committing = True
         except BaseException:
-            if not committing:
-                for path in placed:
+            for path in placed:
+                if committing:
+                    del self._staged[path]
+                    self._doubtful.append(path)
+                else:
                     self._remove(path.base)
             raise
 
@@ -314,7 +322,7 @@ class Staging:
             remove_tree(self._fd, name.encode(), farewell=self._withdraw)
         except OSError as error:
             self._stuck = True
-            _log.warning("cannot remove %s: %s", self._layout.store / name, error)
+            _log.warning("cannot remove %s: %s", self._layout.store / name, error.strerror)
 
     # For `replacing`.
 
@@ -343,7 +351,7 @@ class Staging:
             remove_tree(self._fd, name.encode())
         except OSError as error:
             self._stuck = True
-            _log.warning("cannot remove %s: %s", self._layout.store / name, error)
+            _log.warning("cannot remove %s: %s", self._layout.store / name, error.strerror)
 
     @property
     def store_fd(self) -> int:

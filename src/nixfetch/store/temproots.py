@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from nixfetch.errors import StoreError
 from nixfetch.formats.storepath import HASH_LENGTH, STORE_DIR
 from nixfetch.store.disk import disk_errors
+from nixfetch.store.locks import mark_stale
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 _STORE = f"{STORE_DIR}/"
-_REMOVED = b"d"
 _PAUSE = 0.1  # seconds between looks at a collector that starts or ends, as Nix
 PATIENCE = 600.0  # seconds; a collector that deletes a big tree may be silent for minutes
 
@@ -205,7 +205,7 @@ def _read(file: Path, *, remove_dead: bool) -> str:
         with suppress(FileNotFoundError):
             if remove_dead and os.path.samestat(os.fstat(fd), file.stat()):
                 file.unlink()
-                os.write(fd, _REMOVED)  # so that who waits for the lock makes a file anew
+                mark_stale(fd)  # so that who waits for the lock makes a file anew
         return ""
     finally:
         os.close(fd)

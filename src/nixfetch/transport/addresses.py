@@ -18,8 +18,10 @@ from __future__ import annotations
 import ipaddress
 import socket
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING
 
+from nixfetch.transport.deadline import Deadline, in_time
 from nixfetch.transport.urls import UrlError
 
 if TYPE_CHECKING:
@@ -119,17 +121,23 @@ class Boundary:
         self._resolver = resolver
         self._allowed: set[Kind] | None = None  # drawn when first needed, then kept
 
-    def check(self, host: str) -> None:
+    def check(self, host: str, *, seconds: float | None = None) -> None:
         """Let `host` pass, a name or an address.
+
+        Args:
+            host: to be asked.
+            seconds: in which its addresses have to be known; None: without limit.
 
         Raises:
             UrlError: one of its addresses is nearer than this cache may reach.
+            TransportError: nobody says in time what they are; retryable.
         """
         if host == self._home:
             return
+        deadline = Deadline(seconds)
         if self._allowed is None:
-            self._allowed = self._draw()
-        for address in self._addresses(host):
+            self._allowed = self._draw(deadline)
+        for address in self._addresses(host, deadline):
             if (found := kind(address)) not in self._allowed:
                 raise UrlError(
                     "the cache points to an address that it must not",
@@ -138,14 +146,14 @@ class Boundary:
                     kind=found.value,
                 )
 
-    def _draw(self) -> set[Kind]:
+    def _draw(self, deadline: Deadline) -> set[Kind]:
         """What all of the home's addresses agree on: one forged record must not widen it."""
-        allowed = [_REACH[kind(address)] for address in self._addresses(self._home)]
+        allowed = [_REACH[kind(address)] for address in self._addresses(self._home, deadline)]
         return set.intersection(*allowed) if allowed else {Kind.PUBLIC}
 
-    def _addresses(self, host: str) -> Iterable[str]:
+    def _addresses(self, host: str, deadline: Deadline) -> Iterable[str]:
         try:
             ipaddress.ip_address(host.partition("%")[0])
         except ValueError:
-            return self._resolver(host)
+            return in_time(partial(self._resolver, host), deadline)
         return [host]

@@ -34,7 +34,9 @@ _CREDENTIALS_HINTS = {
     407: "it is a proxy that asks: look at HTTP_PROXY and HTTPS_PROXY in the environment",
 }
 UNAUTHORIZED = frozenset(_CREDENTIALS_HINTS)
-RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
+_BUSY = frozenset({408, 425, 429})
+_SERVER_ERRORS = range(500, 600)  # with those that only CDNs have, such as 520 to 530
+_FOR_GOOD = frozenset({501, 505, 511})  # not implemented, no such version, a network's login page
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 ENCODINGS = frozenset(
@@ -66,7 +68,7 @@ def refusal(status: int, headers: Mapping[str, str], *, now: Callable[[], float]
         return ForbiddenError("no such object, or not for us", status=status)
     if status in UNAUTHORIZED:
         return AuthenticationError("not authorised", status=status, hint=_CREDENTIALS_HINTS[status])
-    if status in RETRYABLE:
+    if status in _BUSY or (status in _SERVER_ERRORS and status not in _FOR_GOOD):
         wait = retry_after(headers, now=now)
         return TransportError(
             "remote is busy or broken", retryable=True, retry_after=wait, status=status

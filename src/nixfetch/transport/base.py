@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from nixfetch.errors import TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
 
@@ -53,6 +53,10 @@ class Range:
         return self.start == 0 and self.stop is None
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
     """How long a remote may let us wait, on the monotonic clock; None: without limit."""
@@ -64,6 +68,9 @@ class Pace:
     head or the body of an answer. Time in which nobody reads is no waiting."""
     slowest: int = 1024
     """Bytes a second."""
+    pausing: Callable[[], object] = field(default=_nothing, repr=False, compare=False)
+    """Called now and then while an answer is waited for for long, by the thread that waits. Raises
+    to give up. (S3's client waits by itself, and does not call it.)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

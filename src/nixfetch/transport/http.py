@@ -26,7 +26,7 @@ import httpx
 from nixfetch.errors import TransportError, facts
 from nixfetch.transport import answers, causes
 from nixfetch.transport.addresses import Boundary, resolve
-from nixfetch.transport.base import Body
+from nixfetch.transport.base import Body, Pace
 from nixfetch.transport.credentials import Basic
 from nixfetch.transport.http1.adapter import PACE, Engine, discard
 from nixfetch.transport.http1.proxies import Proxies
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from nixfetch.transport.addresses import Resolver
-    from nixfetch.transport.base import Pace, Range
+    from nixfetch.transport.base import Range
     from nixfetch.transport.credentials import Credentials
     from nixfetch.transport.options import TransportOptions
 
@@ -71,7 +71,11 @@ def connect(
 ) -> HttpTransport:
     """The transport of an http or https URL; see `HttpTransport` for `credentials`."""
     return HttpTransport(
-        url, engine(options), credentials=credentials, user_agent=user_agent(options)
+        url,
+        engine(options),
+        credentials=credentials,
+        user_agent=user_agent(options),
+        pace=options.pace,
     )
 
 
@@ -83,6 +87,7 @@ class HttpTransport:
         sender: sends requests one by one, as `engine` does; it becomes the transport's to close.
         credentials: for the base URL's origin, for a URL that has none of its own.
         user_agent: how we introduce ourselves.
+        pace: for looking up names, where a request has none of its own.
         resolver: gives the addresses of a host name, to judge redirects by.
         now: seconds since 1970, to judge a Retry-After date by.
 
@@ -97,10 +102,12 @@ class HttpTransport:
         *,
         credentials: Credentials | None = None,
         user_agent: str = "nixfetch",
+        pace: Pace | None = None,
         resolver: Resolver = resolve,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._sender = sender
+        self._pace = pace or Pace()
         self._now = now
         with facts(url=redacted(base_url).partition("?")[0]):
             url = _parsed(base_url)
@@ -133,7 +140,7 @@ class HttpTransport:
     ) -> Iterator[Body]:
         shown = self._shown(name)
         with facts(url=shown):
-            response = self._answer(self._target(name), wanted, pace)
+            response = self._answer(self._target(name, pace), wanted, pace)
         with closing(response):
             with facts(url=shown):
                 body = _body(response, wanted, shown)
@@ -144,17 +151,17 @@ class HttpTransport:
             return f"{self._url}/{name}"
         return redacted(name) if scheme(name) else f"{self._url}/{redacted(name)}"
 
-    def _target(self, name: str) -> httpx.URL:
+    def _target(self, name: str, pace: Pace | None = None) -> httpx.URL:
         if scheme(name) is not None:
-            return self._allowed(_parsed(name), before=self._base)
+            return self._allowed(_parsed(name), before=self._base, pace=pace)
         segments(name)
         return _parsed(f"{self._prefix}{name.partition('#')[0]}")
 
-    def _allowed(self, url: httpx.URL, *, before: httpx.URL) -> httpx.URL:
+    def _allowed(self, url: httpx.URL, *, before: httpx.URL, pace: Pace | None) -> httpx.URL:
         """`url`, if the answer of `before` may send us there."""
         if before.scheme == "https" and url.scheme != "https":
             raise UrlError("redirect from https to http")
-        self._boundary.check(_host(url))
+        self._boundary.check(_host(url), seconds=(pace or self._pace).connect)
         return url.copy_with(userinfo=b"", fragment=None)
 
     def _answer(self, url: httpx.URL, wanted: Range | None, pace: Pace | None) -> httpx.Response:
@@ -166,10 +173,10 @@ class HttpTransport:
                 if response.status_code in {answers.OK, answers.PARTIAL}:
                     return response
                 discard(response)
-                url = self._next(url, response)
+                url = self._next(url, response, pace)
         raise UrlError("too many redirects", limit=MAX_REDIRECTS)
 
-    def _next(self, url: httpx.URL, response: httpx.Response) -> httpx.URL:
+    def _next(self, url: httpx.URL, response: httpx.Response, pace: Pace | None) -> httpx.URL:
         """Where an answer that is not the object sends us; raises when nowhere."""
         location = response.headers.get("location")
         if response.status_code not in answers.REDIRECTS or not location:
@@ -181,7 +188,7 @@ class HttpTransport:
         with facts(target=redacted(location)):
             # A scheme without a host is not what RFC 3986 calls relative, though join() says so.
             target = location if scheme(location) else _joined(url, location)
-            return self._allowed(_parsed(target), before=url)
+            return self._allowed(_parsed(target), before=url, pace=pace)
 
     def _send(self, url: httpx.URL, wanted: Range | None, pace: Pace | None) -> httpx.Response:
         headers = self._fields | _range_headers(wanted)

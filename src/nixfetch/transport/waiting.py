@@ -32,6 +32,10 @@ class Waiting:
         stall = self._pace.stall
         return None if stall is None else max(stall - self._waited, _LEAST)
 
+    def pause(self) -> None:
+        """Say that nothing has come for a while. Raises what `Pace.pausing` does."""
+        self._pace.pausing()
+
     def count(self, seconds: float, received: int) -> None:
         """Say that `received` bytes came after `seconds` of waiting; none: that is the end.
 

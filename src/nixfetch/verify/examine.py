@@ -158,7 +158,7 @@ class Examiner:
                 path=path,
                 files=len(found),
                 file=os.fsdecode(first.file) or ".",
-                what=first.what,
+                found=first.what,
             )
         ]
 

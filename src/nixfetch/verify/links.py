@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import itertools
 import os
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from nixfetch.errors import NixfetchError, StoreError, TrustError
-from nixfetch.store.links import NAME, content_name
 from nixfetch.store.disk import DiskError, disk_errors
+from nixfetch.store.dump import UnsupportedFileError
+from nixfetch.store.links import NAME, content_name
+from nixfetch.store.trees import remove_tree
 from nixfetch.verify.work import Stop, run_jobs
 
 if TYPE_CHECKING:
@@ -95,8 +97,8 @@ def repair_links(store: LocalStore, bad: Iterable[BadLink]) -> list[BadLink]:
             return left
         for entry in _examine(fd, [entry.name for entry in bad], Stop()):
             try:
-                with disk_errors(f"{NAME}/{entry.name}"), suppress(FileNotFoundError):
-                    os.unlink(entry.name, dir_fd=fd)
+                with disk_errors(f"{NAME}/{entry.name}"):
+                    remove_tree(fd, os.fsencode(entry.name))
             except DiskError as error:
                 left.append(BadLink(entry.name, error))
     return left
@@ -124,6 +126,14 @@ def _examine(fd: int, names: list[str], stop: Stop) -> list[BadLink]:
         stop.check()
         try:
             actual = content_name(fd, name)
+        except UnsupportedFileError as error:
+            problem = WrongLinkError(
+                "no shared file, but something else",
+                file=f"{NAME}/{name}",
+                kind=error.facts["kind"],
+            )
+            found.append(BadLink(name, problem))
+            continue
         except StoreError as error:
             if error.facts.get("errno") != "ENOENT":  # else it was collected meanwhile
                 found.append(BadLink(name, error))

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from nixfetch.cache.client import HEALABLE
 from nixfetch.errors import NixfetchError, TrustError
-from nixfetch.fetch.closure import LOOKUPS
+from nixfetch.fetch.jobs import LOOKUPS
 from nixfetch.formats.contentaddress import ContentAddress, Method
 from nixfetch.store.database import Registration
 from nixfetch.store.derivation import outputs_of

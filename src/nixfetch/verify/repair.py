@@ -234,9 +234,7 @@ class _Run:
     def _mend_metadata(self, verdict: Verdict) -> Verdict:
         """Put modes, owners and times right where they are, and look again."""
         path = verdict.path
-        if all(isinstance(problem, LostPathError) for problem in verdict.problems) and not (
-            verdict.warnings
-        ):
+        if any(isinstance(problem, LostPathError) for problem in verdict.problems):
             return verdict
         try:
             with disk_errors(self._store.physical(path)):

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from nixfetch.fetch.pool import Crash, Pool
+from nixfetch.fetch.pool import Crash, Pool, next_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -56,7 +56,7 @@ def run_jobs(
         for job in itertools.islice(pending, threads * _AHEAD):
             pool.submit(job)
         while pool.pending:
-            result = results.get()
+            result = next_result(results)
             pool.pending -= 1
             if isinstance(result, Crash):
                 raise result.error

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nixfetch.cache import BinaryCache
-from nixfetch.cache.client import NotNarInfoError, OfflineError, StoreDirError
+from nixfetch.cache.client import StoreDirError
 from nixfetch.cache.gate import OutOfPatienceError
 from nixfetch.cache.memo import Memo
 from nixfetch.cache.memory import Memory
+from nixfetch.cache.reading import NotNarInfoError
+from nixfetch.cache.small import OfflineError
 from nixfetch.errors import NixfetchError, TransportError
 from nixfetch.formats.cacheinfo import CacheInfo
 from nixfetch.plan.trust import TrustPolicy, UnsignedError

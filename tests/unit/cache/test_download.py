@@ -14,6 +14,7 @@ from nixfetch.cache.memory import LARGE_FILE, LARGE_NAR, Memory
 from nixfetch.cache.partial import Partials
 from nixfetch.errors import TransportError
 from nixfetch.formats.hashes import sha256
+from nixfetch.streams.limits import TooLargeError
 from simulated_cache import (
     CutAfter,
     FlippedByte,
@@ -208,7 +209,7 @@ def test_who_waits_holds_nothing(remote: SimulatedCache) -> None:
     with client.nar(trusted, pausing=lambda: told.append(len(remote.requests))) as download:
         assert b"".join(download) == NAR
         assert download.stitched
-    assert told == [0, 1, 2, 3]
+    assert list(dict.fromkeys(told)) == [0, 1, 2, 3]  # and while it waits
 
 
 @pytest.mark.parametrize("fault", [Missing(), Forbidden()])
@@ -258,3 +259,38 @@ def test_of_what_did_not_come_whole_nothing_is_known(remote: SimulatedCache) -> 
     with BinaryCache(remote).nar(trusted) as download:
         next(download)
     assert download.wrong_file is None
+
+
+# More than the file.
+
+
+def test_what_goes_on_behind_the_file_is_cut_off(remote: SimulatedCache) -> None:
+    path, trusted = add(remote)
+    remote.objects[remote.nar_name(path)] += bytes(3 * CHUNK)
+    told: list[int] = []
+    read = bytearray()
+    with (
+        BinaryCache(remote).nar(trusted, downloaded=told.append) as download,
+        pytest.raises(TooLargeError) as caught,
+    ):
+        list(map(read.extend, download))
+    assert bytes(read) == NAR
+    assert caught.value.facts["limit"] == len(NAR)
+    assert sum(told) < len(NAR) + CHUNK
+
+
+def test_a_size_that_is_too_small_does_no_harm(remote: SimulatedCache) -> None:
+    """Nobody signs it; with the right content it is a warning."""
+    _, trusted = add(remote)
+    trusted = replace(trusted, info=replace(trusted.info, file_size=CHUNK + 10))
+    with BinaryCache(remote).nar(trusted) as download:
+        assert b"".join(download) == NAR
+    assert download.wrong_file == {"expected_file_size": CHUNK + 10, "file_size": len(NAR)}
+
+
+@pytest.mark.parametrize("size", [None, 0])
+def test_a_size_that_is_not_known(remote: SimulatedCache, size: int | None) -> None:
+    _, trusted = add(remote)
+    trusted = replace(trusted, info=replace(trusted.info, file_size=size))
+    with BinaryCache(remote).nar(trusted) as download:
+        assert b"".join(download) == NAR

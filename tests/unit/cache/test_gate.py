@@ -10,7 +10,7 @@ import pytest
 
 from nixfetch.cache.gate import ClosedCacheError, Gate, OutOfPatienceError, Waits
 from nixfetch.errors import TransportError
-from nixfetch.plan.health import BUDGET, UNUSABLE
+from nixfetch.plan.health import BUDGET, PROMPT, UNUSABLE
 from nixfetch.plan.retry import RetrySchedule
 from nixfetch.transport.base import AuthenticationError, NotFoundError, Pace
 
@@ -200,19 +200,18 @@ def test_a_large_download_that_breaks_off_costs_little_patience(clock: Clock) ->
 
 def test_who_slept_looks_again(clock: Clock) -> None:
     """The cache has died meanwhile: no try is wasted on it."""
-    waits = clock.waits()
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        door.give_up(TransportError("gone for good"))
+
+    waits = Waits(now=lambda: clock.now, sleep=sleep, fraction=lambda: 0.5)
     door = Gate(RetrySchedule(), waits, Pace())
     failed = door.asking(hurried=False)
     failed.begin()
     clock.now += 1
     failed.failed(DOWN)
     door.succeeded(began=clock.now)  # it is sound again, but for this object
-
-    def sleep(seconds: float) -> None:
-        clock.sleep(seconds)
-        door.give_up(TransportError("gone for good"))
-
-    waits.sleep = sleep
     with pytest.raises(OutOfPatienceError, match="gone for good"):
         failed.begin()
 
@@ -357,3 +356,94 @@ def test_a_try_that_goes_well_lets_the_others_in(clock: Clock) -> None:
     large.makes_headway()
     assert door.ask(lambda _: "answer", hurried=False) == "answer"
     large.succeeded()
+
+
+class _GivenUpError(Exception):
+    """Whoever waits is told so."""
+
+
+def giving_up(after: int) -> Callable[[], None]:
+    left = iter(range(after))
+
+    def pausing() -> None:
+        if next(left, None) is None:
+            raise _GivenUpError
+
+    return pausing
+
+
+def test_who_waits_for_the_next_try_may_give_up() -> None:
+    waits = Waits(now=time.monotonic, sleep=None, fraction=lambda: 0.5)
+    door = Gate(RetrySchedule(), waits, Pace())
+    asking = door.asking(hurried=False, pausing=giving_up(3))
+    asking.begin()
+    asking.failed(TransportError("busy", retryable=True, retry_after=PATIENCE))
+    with pytest.raises(_GivenUpError):
+        asking.begin()
+    # And does not stand in the way of others.
+    other = door.asking(hurried=False, pausing=giving_up(3))
+    with pytest.raises(_GivenUpError):
+        other.begin()
+
+
+def test_who_waits_for_what_another_one_learns_may_give_up() -> None:
+    waits = Waits(now=time.monotonic, sleep=None, fraction=lambda: 0.0)
+    door = Gate(RetrySchedule(), waits, Pace())
+    looking = door.asking(hurried=False)
+    looking.begin()
+    looking.failed(DOWN)
+    looking.begin()
+    with pytest.raises(_GivenUpError):
+        door.asking(hurried=False, pausing=giving_up(3)).begin()
+    looking.succeeded()
+    door.asking(hurried=False).begin()
+
+
+def test_the_reason_names_no_object(clock: Clock) -> None:
+    error = TransportError(
+        "busy", retryable=True, status=503, url="http://one/a", path="a", tries=2
+    )
+    door = gate(clock)
+    with pytest.raises(TransportError, match="busy"):
+        door.ask(failing(clock, error=error), hurried=False)
+    with pytest.raises(OutOfPatienceError) as caught:
+        door.ask(failing(clock), hurried=False)
+    assert caught.value.facts["reason"] == "busy (status=503)"
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_answers_that_come_late_cost_patience(clock: Clock, *, missing: bool) -> None:
+    """While there is another cache; and it is not dead: whoever has none goes on asking it."""
+    door = gate(clock)
+
+    def once(_: Pace) -> str:
+        clock.now += PROMPT + 8
+        if missing:
+            raise NotFoundError("none")
+        return "answer"
+
+    def ask(*, hurried: bool) -> None:
+        if missing:
+            with pytest.raises(NotFoundError):
+                door.ask(once, hurried=hurried)
+        else:
+            assert door.ask(once, hurried=hurried) == "answer"
+
+    for _ in range(4):
+        ask(hurried=True)
+    with pytest.raises(OutOfPatienceError) as caught:
+        door.ask(once, hurried=True)
+    assert caught.value.retryable
+    assert caught.value.facts["reason"] == "answers take too long"
+    ask(hurried=False)
+
+
+def test_prompt_answers_cost_none(clock: Clock) -> None:
+    door = gate(clock)
+
+    def once(_: Pace) -> str:
+        clock.now += PROMPT
+        return "answer"
+
+    for _ in range(100):
+        assert door.ask(once, hurried=True) == "answer"

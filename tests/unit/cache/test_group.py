@@ -301,6 +301,29 @@ def test_a_dead_cache_has_no_second_round() -> None:
     assert len(one.opened) == 5
 
 
+def test_a_cache_that_was_closed_meanwhile_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    caches = [BinaryCache(remote) for remote in remotes(1, 2)]
+    for cache in caches:
+        cache.close()
+    assert CacheGroup(caches).in_order() == caches
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_that_a_cache_is_not_asked_any_more_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    one, two = remotes(1, 2)
+    one.fault = Refused(times=10**6)
+    paths = [two.add(str(number)) for number in range(20)]
+    caches = CacheGroup(
+        [BinaryCache(each, priority=each.priority, sleep=lambda _: None) for each in (one, two)]
+    )
+    with caplog.at_level(logging.INFO, "nixfetch"):
+        for path in paths:
+            assert caches.find(path, POLICY).cache.url == two.url
+    assert caplog.text.count("not asked any more") == 1
+
+
 def test_five_bad_caches_in_front_of_a_good_one() -> None:
     bad = remotes(1, 2, 3, 4, 5)
     faults: list[Fault] = [Refused(times=10**6), Html(), Unauthorized(), Forbidden(), BROKEN]

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from nixfetch.cache import BinaryCache, CacheGroup
-from nixfetch.cache.race import race
+from nixfetch.cache.race import Lanes, race
 from nixfetch.errors import StoreError, TransportError
 from nixfetch.plan.sources import MissingError
 from simulated_cache import POLICY, Missing, SimulatedCache, Unsigned, store_path
@@ -21,7 +21,7 @@ def cheapest(answers: dict[str, int | Exception]) -> tuple[int | None, list[str]
             raise answer
         return answer
 
-    finish = race(list(answers), ask, cost=lambda answer: answer)
+    finish = race(list(answers), ask, cost=lambda answer: answer, lanes=Lanes())
     return finish.best, finish.order, [name for name, _ in finish.errors]
 
 
@@ -60,10 +60,34 @@ def test_who_is_late_is_not_waited_for() -> None:
         return name
 
     began = time.monotonic()
-    finish = race(["late", "soon"], ask, cost=len)
+    finish = race(["late", "soon"], ask, cost=len, lanes=Lanes())
     assert time.monotonic() - began < PATIENCE / 2
     over.set()
     assert (finish.best, finish.order, finish.errors) == ("soon", ["soon", "late"], [])
+
+
+def test_a_silent_one_has_only_so_many_threads() -> None:
+    over = threading.Event()
+    lanes = Lanes(most=3)
+    asked: list[str] = []
+
+    def ask(name: str) -> str:
+        asked.append(name)
+        if name == "silent":
+            over.wait(PATIENCE)
+        return name
+
+    for _ in range(10):
+        finish = race(["silent", "soon"], ask, cost=len, lanes=lanes)
+        assert (finish.best, finish.order) == ("soon", ["soon", "silent"])
+    assert asked.count("silent") == 3
+    assert asked.count("soon") == 10
+    over.set()
+
+
+def test_one_is_asked_even_when_all_lanes_are_taken() -> None:
+    finish = race(["a", "b"], str.upper, cost=len, lanes=Lanes(most=0))
+    assert (finish.best, finish.order, finish.errors) == ("A", ["a", "b"], [])
 
 
 # The group.

@@ -7,26 +7,17 @@ import json
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from command import Ran
 from nixfetch.cli import app
 from nixfetch.cli.output import Output
 
 FIXTURES = Path(__file__).parents[3] / "fixtures"
 PATHS: dict[str, Any] = json.loads((FIXTURES / "paths.json").read_text())
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What came of one command."""
-
-    code: int
-    out: str
-    err: str
 
 
 class Terminal(io.BytesIO):

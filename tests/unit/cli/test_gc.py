@@ -125,8 +125,39 @@ def test_what_cannot_be_removed_is_said(run: Run, closure: dict[str, Any], fetch
     finally:
         subprocess.run(["umount", tree], check=True)
     assert ran.code == 6
+    assert f"error: device or resource busy: {closure['root']}\n" in ran.err
     assert "errno: EBUSY" in ran.err
-    assert "deleted 11 paths: " in ran.err
+    assert closure["root"] not in ran.out
+    assert "deleted 10 paths: " in ran.err
+    assert "; 1 could not be removed" in ran.err
+    ran = run("gc", "--store", fetched)
+    assert ran.code == 0
+    assert "deleted 0 paths and 1 leftover: " in ran.err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file immutable")
+def test_what_is_immutable_is_not_deleted(run: Run, closure: dict[str, Any], fetched: Path) -> None:
+    (program,) = fetched.glob(f"{closure['roles']['static'][1:]}/bin/*")
+    linked = next(
+        file
+        for file in (fetched / "nix/store/.links").iterdir()
+        if not file.is_symlink() and file.samefile(program)
+    )
+    if subprocess.run(["chattr", "+i", program], check=False, capture_output=True).returncode:
+        pytest.skip("no file can be made immutable here")
+    size = program.stat().st_blocks * 512
+    try:
+        reports = [run("gc", "--json", "--store", fetched) for _ in range(2)]
+    finally:
+        subprocess.run(["chattr", "-i", linked], check=True)
+    first, second = (json.loads(report.out) for report in reports)
+    assert [report.code for report in reports] == [6, 6]
+    assert closure["roles"]["static"] not in first["paths"]
+    assert len(first["paths"]) == 10
+    assert first["failures"][0]["facts"]["path"] == closure["roles"]["static"]
+    assert "immutable" in first["failures"][0]["hint"]
+    assert (second["paths"], second["leftovers"]) == ([], [])
+    assert second["bytes_freed"] < size
     ran = run("gc", "--store", fetched)
     assert ran.code == 0
     assert "deleted 0 paths and 1 leftover: " in ran.err

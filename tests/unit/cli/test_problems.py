@@ -51,6 +51,22 @@ def test_the_first_line_says_what_failed_and_for_which_path() -> None:
     )
 
 
+def test_sizes_are_for_people_and_exact() -> None:
+    error = StoreError("full", store="/s", needed_bytes=41_176, free_bytes=17, min_free_bytes=None)
+    assert rendered(error) == ("error: full: /s\n  needed: 41.2 KB (41176 bytes)\n  free: 17 B")
+    assert problems.as_json(error)["facts"]["needed_bytes"] == 41_176
+
+
+def test_only_a_matter_of_trust_needs_signatures() -> None:
+    assert rendered(TrustError("bad", good=0, needed=2)) == (
+        "error: bad\n  good signatures: 0\n  good signatures needed: 2"
+    )
+    assert rendered(StoreError("bad", good=0, needed=2)) == "error: bad\n  good: 0\n  needed: 2"
+    wide = FormatError("too wide", needed=9)
+    answers = AllSourcesFailedError("bad", [("https://a", wide)], worst=wide)
+    assert "  https://a: too wide (needed: 9)" in rendered(answers)
+
+
 def test_no_value_begins_a_line_of_its_own() -> None:
     error = NixfetchError("bad", hint="a\nb", path="x\nerror: y", raw=b"\xff\nz", text="q\nr")
     assert rendered(error).splitlines() == [

@@ -21,9 +21,9 @@ from nixfetch.cli.progress import (
     duration,
     fitted,
     showing_progress,
-    size,
     summary_of,
 )
+from nixfetch.cli.sizes import amount
 from nixfetch.errors import TrustError
 from nixfetch.fetch import PathReport, Report, Status
 from nixfetch.fetch.progress import (
@@ -57,7 +57,7 @@ def context(
     flags: Mapping[str, object] | None = None, *, steerable: bool = False
 ) -> tuple[Context, io.BytesIO]:
     err = io.BytesIO()
-    settings = config.load(flags or {}, {"HOME": "/nowhere", "XDG_CONFIG_DIRS": "/nowhere"})
+    settings = config.load_config(flags or {}, {"HOME": "/nowhere", "XDG_CONFIG_DIRS": "/nowhere"})
     return Context(settings, Output(io.BytesIO(), err), steerable), err
 
 
@@ -250,7 +250,7 @@ def test_the_bar_moves_by_itself_and_is_gone_at_the_end() -> None:
 
 
 def test_numbers_for_people() -> None:
-    assert [size(n) for n in (0, 999, 1000, 1.25e6, 9.99e9, 5e12, 5e15)] == [
+    assert [amount(n) for n in (0, 999, 1000, 1.25e6, 9.99e9, 5e12, 5e15)] == [
         "0 B",
         "999 B",
         "1.0 KB",

@@ -159,3 +159,23 @@ def test_too_long_for_its_number(
     words = ["fetch", closure["root"], *source, "--store", store, "--root", name]
     assert run(*words).code == 0
     assert run(*words, closure["roles"]["static"]).code == 2
+
+
+def test_a_root_in_no_directory(
+    run: Run, closure: dict[str, Any], fetched: Path, tmp_path: Path
+) -> None:
+    link = tmp_path / "none/link"
+    ran = run("roots", "add", link, closure["root"], "--store", fetched)
+    assert ran.code == 6
+    assert ran.err.startswith(f"error: no such file or directory: {link}\n")
+    assert "hint: a LINK needs a directory that is there" in ran.err
+    assert "--store" not in ran.err
+
+
+def test_reports_name_the_store_wherever_they_are_read(
+    run: Run, fetched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fetched.parent)
+    for words in ("roots", "list"), ("gc", "--dry-run"), ("doctor", "--from", "file:///nowhere"):
+        report = json.loads(run(*words, "--json", "--store", fetched.name).out)
+        assert report["store"] == str(fetched)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from command import Ran, nixfetch
+from command import Raw, nixfetch
 from filled_store import Filled, fill
 from nixfetch.formats.signing import SecretKey
 from simulated_cache import store_path
@@ -40,15 +40,15 @@ def signers(filled: Filled) -> set[str]:
     }
 
 
-def sign(filled: Filled, key_file: Path, *arguments: str) -> Ran:
+def sign(filled: Filled, key_file: Path, *arguments: str) -> Raw:
     return nixfetch("sign", "--store", filled.root, "--key-file", key_file, *arguments)
 
 
 def test_one_path(filled: Filled, key_file: Path) -> None:
     ran = sign(filled, key_file, str(filled.top))
-    assert ran == Ran(0, b"", "added 1 signatures by mine-1\n")
+    assert ran == Raw(0, b"", "added 1 signatures by mine-1\n")
     assert signers(filled) == {str(filled.top)}
-    assert sign(filled, key_file, str(filled.top), "-q") == Ran(0, b"", "")
+    assert sign(filled, key_file, str(filled.top), "-q") == Raw(0, b"", "")
 
 
 def test_with_all_that_it_refers_to(filled: Filled, key_file: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from command import Ran, nixfetch
+from command import Raw, nixfetch
 from filled_store import Filled, damage, fill
 from simulated_cache import KEY, SimulatedCache, store_path
 
@@ -22,16 +22,16 @@ def filled(tmp_path: Path) -> Filled:
     return fill(tmp_path / "store")
 
 
-def verify(filled: Filled, *arguments: str) -> Ran:
+def verify(filled: Filled, *arguments: str) -> Raw:
     return nixfetch(
         "verify", "--store", filled.root, "--trusted-key", str(KEY.public()), *arguments
     )
 
 
 def test_all_good(filled: Filled) -> None:
-    assert verify(filled, "--all") == Ran(0, b"", "")
-    assert verify(filled, *map(str, filled.all)) == Ran(0, b"", "")
-    assert verify(filled, filled.top.hash_part, filled.text.base) == Ran(0, b"", "")
+    assert verify(filled, "--all") == Raw(0, b"", "")
+    assert verify(filled, *map(str, filled.all)) == Raw(0, b"", "")
+    assert verify(filled, filled.top.hash_part, filled.text.base) == Raw(0, b"", "")
 
 
 def test_a_line_a_bad_path(filled: Filled) -> None:
@@ -46,6 +46,12 @@ def test_a_line_a_bad_path(filled: Filled) -> None:
         assert line.startswith(f"{path}: content is not what was registered (expected sha256:")
     assert verify(filled, "--all", "--no-contents").code == 0
     assert verify(filled, str(filled.top)).code == 0
+
+
+def test_one_bad_shared_file(filled: Filled) -> None:
+    damage(filled.on_disk(filled.text), b"sword")
+    ran = verify(filled, "--all")
+    assert ran.err.startswith("warning: 1 bad file in .links: shared file is not what its name")
 
 
 def test_a_line_stays_one(filled: Filled) -> None:
@@ -148,7 +154,7 @@ def source(tmp_path: Path) -> SimulatedCache:
     return cache
 
 
-def repair(filled: Filled, tmp_path: Path, *arguments: str) -> Ran:
+def repair(filled: Filled, tmp_path: Path, *arguments: str) -> Raw:
     return verify(filled, "--from", (tmp_path / "cache").as_uri(), *arguments)
 
 
@@ -161,7 +167,7 @@ def test_repair(filled: Filled, tmp_path: Path) -> None:
     assert (ran.code, ran.err) == (0, "")
     assert bad.startswith(f"{filled.text}: content is not what was registered (")
     assert repaired == f"{filled.text}: repaired from {url}"
-    assert verify(filled, "--all") == Ran(0, b"", "")
+    assert verify(filled, "--all") == Raw(0, b"", "")
 
 
 @pytest.mark.usefixtures("source")
@@ -169,10 +175,33 @@ def test_repair_of_metadata(filled: Filled, tmp_path: Path) -> None:
     filled.on_disk(filled.text).chmod(0o644)
     found = verify(filled, "--all")
     assert (found.code, found.out) == (0, b"")
-    assert found.err.startswith(f"warning: {filled.text}: metadata is not canonical (files 1, file")
+    assert found.err == (
+        f"warning: {filled.text}: metadata is not canonical (files 1, file ., found mode 0644)\n"
+    )
     ran = repair(filled, tmp_path, str(filled.text), "--repair")
-    assert ran == Ran(0, f"{filled.text}: repaired\n".encode(), "")
-    assert verify(filled, "--all") == Ran(0, b"", "")
+    assert ran == Raw(0, f"{filled.text}: repaired\n".encode(), "")
+    assert verify(filled, "--all") == Raw(0, b"", "")
+
+
+@pytest.mark.usefixtures("source")
+def test_repair_of_what_is_gone_and_nobody_trusted_signed(filled: Filled, tmp_path: Path) -> None:
+    shutil.rmtree(filled.on_disk(filled.library))
+    url = (tmp_path / "cache").as_uri()
+    ran = nixfetch("verify", "--all", "--repair", "--store", filled.root, "--from", url)
+    last = ran.out.decode().splitlines()[-2:]
+    assert ran.code == 4  # not to be believed: this machine could do what was asked of it
+    assert any("not repaired: path is signed by no trusted key" in line for line in last)
+
+
+@pytest.mark.usefixtures("source")
+def test_repair_of_a_directory_among_shared_files(filled: Filled, tmp_path: Path) -> None:
+    entry = filled.root / "nix/store/.links" / ("0" * 52)
+    (entry / "below").mkdir(parents=True)
+    found = verify(filled, "--all")
+    assert found.code == 4
+    assert found.err.startswith("warning: 1 bad file in .links: ")
+    assert repair(filled, tmp_path, "--all", "--repair") == Raw(0, b"", "")
+    assert not entry.exists()
 
 
 @pytest.mark.usefixtures("source")
@@ -247,7 +276,11 @@ def test_rebuild(filled: Filled, tmp_path: Path) -> None:
     ran = repair(filled, tmp_path, "--rebuild-db")
     assert (ran.code, ran.out) == (0, b"")
     assert "the old database is" in ran.err
-    assert verify(filled, "--all") == Ran(0, b"", "")
+    assert ran.err.endswith("made a new database: 4 paths registered\n")
+    quiet = repair(filled, tmp_path, "--rebuild-db")
+    assert quiet.err == "the database is sound: 4 registered before, 0 added\n"
+    assert repair(filled, tmp_path, "--rebuild-db", "-q").err == ""
+    assert verify(filled, "--all") == Raw(0, b"", "")
     again = json.loads(repair(filled, tmp_path, "--rebuild-db", "--json").out)
     assert again == {
         "store": str(filled.root),
@@ -266,6 +299,7 @@ def test_rebuild_of_a_part(filled: Filled, source: SimulatedCache, tmp_path: Pat
     assert ran.code == 4
     assert ran.out.startswith(f"{filled.text}: not registered: path is in no cache (".encode())
     assert "what is listed is not registered" in ran.err
+    assert ran.err.endswith("made a new database: 3 paths registered, 1 not\n")
     assert filled.on_disk(filled.text).exists()
 
 

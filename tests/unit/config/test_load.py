@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nixfetch.config import Config, ConfigError, UnreadableFileError, load
+from nixfetch.config import Config, ConfigError, UnreadableFileError, load_config
 from nixfetch.config.settings import DEFAULT_CACHE, DEFAULT_KEY, SETTINGS
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def configured(
     def read(path: Path) -> bytes | None:
         return contents[str(path)].encode() if str(path) in contents else None
 
-    return load(flags or {}, HOME | dict(environ or {}), read=read, exists=lambda _: False)
+    return load_config(flags or {}, HOME | dict(environ or {}), read=read, exists=lambda _: False)
 
 
 def test_defaults() -> None:
@@ -259,7 +259,7 @@ def test_our_own_file_that_may_not_be_read_is_an_error() -> None:
         return None
 
     with pytest.raises(UnreadableFileError):
-        load({}, HOME, read=read)
+        load_config({}, HOME, read=read)
 
 
 def test_a_file_for_nix_that_may_not_be_read_is_noted() -> None:
@@ -268,17 +268,20 @@ def test_a_file_for_nix_that_may_not_be_read_is_noted() -> None:
             raise UnreadableFileError("cannot read settings", file=path)
         return None
 
-    assert load({}, HOME, read=read).skipped == (f"{SYSTEM_NIX}: cannot read settings",)
+    assert load_config({}, HOME, read=read).skipped == (f"{SYSTEM_NIX}: cannot read settings",)
 
 
 def test_without_home_only_the_default_store_is_missing() -> None:
-    config = load({}, {}, read=lambda _: None)
+    config = load_config({}, {}, read=lambda _: None)
     with pytest.raises(ConfigError, match="where the store is") as caught:
         config.store_root()
     assert "--store" in str(caught.value.hint)
-    assert load({"store": "/s"}, {}, read=lambda _: None).store_root() == "/s"
-    assert load({}, {"XDG_DATA_HOME": "/d"}, read=lambda _: None).store == "/d/nixfetch"
-    assert load({}, {}, home=Path("/p"), read=lambda _: None).store == "/p/.local/share/nixfetch"
+    assert load_config({"store": "/s"}, {}, read=lambda _: None).store_root() == "/s"
+    assert load_config({}, {"XDG_DATA_HOME": "/d"}, read=lambda _: None).store == "/d/nixfetch"
+    assert (
+        load_config({}, {}, home=Path("/p"), read=lambda _: None).store
+        == "/p/.local/share/nixfetch"
+    )
 
 
 def test_certificates() -> None:
@@ -292,7 +295,7 @@ def test_certificates() -> None:
 
 def test_the_certificates_of_the_machine_are_the_default() -> None:
     second = "/etc/pki/tls/certs/ca-bundle.crt"
-    config = load({}, HOME, read=lambda _: None, exists=lambda path: str(path) == second)
+    config = load_config({}, HOME, read=lambda _: None, exists=lambda path: str(path) == second)
     assert (config.ca_file, config.origins["ca_file"]) == (second, "default")
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from nixfetch.config import Config, load, show
+from nixfetch.config import Config, load_config, show
 
 SECRET = "k-1:" + base64.b64encode(bytes(64)).decode()
 
@@ -20,7 +20,7 @@ def config() -> Config:
         "no_check_sigs": True,
     }
     nothing = {"NIX_CONFIG": "connect-timeout = 0\nsecret-key-files = /k"}
-    return load(flags, nothing, read=lambda _: None, exists=lambda _: False)
+    return load_config(flags, nothing, read=lambda _: None, exists=lambda _: False)
 
 
 def test_text_is_sorted_lines(config: Config) -> None:

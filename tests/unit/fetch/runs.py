@@ -43,6 +43,7 @@ def fetch(
     dry_run: bool = False,
     min_free: int = 0,
     on_event: Callable[[Event], None] = lambda _: None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Report:
     """Fetch without waiting between tries."""
     several = [caches] if isinstance(caches, SimulatedCache) else caches
@@ -57,6 +58,7 @@ def fetch(
             dry_run=dry_run,
             min_free=min_free,
             on_event=on_event,
+            cancelled=cancelled,
         )
 
 

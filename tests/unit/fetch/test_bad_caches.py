@@ -32,6 +32,7 @@ from simulated_cache import (
     SimulatedCache,
     Unauthorized,
     Unsigned,
+    store_path,
     tree_nar,
 )
 from unit.fetch.runs import failing_fetch, fetch
@@ -295,6 +296,24 @@ def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
     done = unpacked([cache], path, tmp_path)
     assert starts(cache) == [0, 33 * cache.chunk_size]
     assert done.downloaded == len(NAR) - 33 * cache.chunk_size
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_of_what_another_cache_gave_in_the_end_nothing_is_left(
+    tmp_path: Path, *, named: bool
+) -> None:
+    """Whether both name the same file, by its hash, or not; `unpacked` looks."""
+    one, two = (SimulatedCache(url=f"simulated://{n}", priority=n) for n in (1, 2))
+    path = store_path("a")
+    for cache in (one, two):
+        cache.add("a", TREE)
+        if not named:
+            cache.publish(replace(cache.infos[path], file_hash=None), key=cache.key)
+    one.ranges = False
+    one.faults[one.nar_name(path)] = CutAfter(LARGE_FILE // 2, times=100)
+    done = unpacked([one, two], path, tmp_path)
+    assert done.found.cache.url == two.url
+    assert starts(two) == ([LARGE_FILE // 2] if named else [0])
 
 
 # The file that the narinfo names.

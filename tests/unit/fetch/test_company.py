@@ -5,13 +5,10 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-import pytest
-
 from nixfetch.fetch import Report, Status
-from nixfetch.fetch.closure import NotEnoughSpaceError
 from nixfetch.store import LocalStore
-from simulated_cache import SimulatedCache, Slow
-from unit.fetch.runs import consistent, fetch, graph, names_in
+from simulated_cache import SimulatedCache, Slow, Truncated
+from unit.fetch.runs import consistent, failing_fetch, fetch, graph
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,12 +87,34 @@ def test_what_waits_for_anothers_path_settles(tmp_path: Path) -> None:
         assert cache.nar_name(paths["low"]) not in cache.opened
 
 
-def test_what_does_not_fit_is_not_begun(tmp_path: Path) -> None:
+def test_runs_of_two_threads_in_one_open_store(tmp_path: Path) -> None:
+    cache = SimulatedCache()
+    paths = graph(cache, {"a": [], "b": ["a"], "c": ["a", "b"], "d": ["b"]}, size=10_000)
+    reports: list[Report] = []
+    with LocalStore(tmp_path) as store:
+
+        def run(name: str) -> None:
+            reports.append(fetch(store, cache, [paths[name]]))
+
+        threads = [threading.Thread(target=run, args=[name]) for name in "cdcd"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert len(reports) == 4
+        assert all(not report.failures for report in reports)
+        assert consistent(store)
+        assert len(store.all_valid()) == len(paths)
+
+
+def test_what_an_earlier_run_left_in_an_open_store_settles(tmp_path: Path) -> None:
     cache = SimulatedCache()
     paths = graph(cache, {"low": [], "top": ["low"]})
+    cache.faults[cache.nar_name(paths["low"])] = Truncated(10)
     with LocalStore(tmp_path) as store:
-        with pytest.raises(NotEnoughSpaceError, match="no space left") as caught:
-            fetch(store, cache, [paths["top"]], min_free=store.free_space())
-        assert caught.value.exit_code == 6
-        assert caught.value.facts["available"] == 0
-        assert names_in(store) == []
+        failing_fetch(store, cache, [paths["top"]])
+        assert store.unsettled() == [paths["top"]]
+        del cache.faults[cache.nar_name(paths["low"])]
+        report = fetch(store, cache, [paths["low"]])
+        assert list(report.paths) == [paths["low"]]
+        assert store.valid(paths.values()) == set(paths.values())

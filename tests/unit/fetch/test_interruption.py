@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import places
+import sins
+from hostile_server import HostileServer
 from nixfetch.cache import BinaryCache, CacheGroup
-from nixfetch.fetch import Event, Found, Started, Walked, fetch_closure
+from nixfetch.config.caches import open_caches
+from nixfetch.fetch import CancelledError, Event, Found, Started, Walked, fetch_closure
 from nixfetch.store import LocalStore
-from simulated_cache import POLICY, SimulatedCache, Slow, store_path
+from simulated_cache import POLICY, Refused, SimulatedCache, Slow, store_path
 from unit.fetch.runs import consistent, fetch, graph, names_in
 
 if TYPE_CHECKING:
@@ -149,3 +153,99 @@ def test_a_stalled_nar_leaves_room_for_the_others(
     with LocalStore(tmp_path) as store:
         fetch(store, cache, [slow, fast], jobs=1, on_event=on_event)
         assert store.valid([slow, fast]) == {slow, fast}
+
+
+def test_who_waits_for_the_next_try_ends_at_once(tmp_path: Path, cache: SimulatedCache) -> None:
+    path = cache.add("a", bytes(100_000))
+    cache.faults[cache.nar_name(path)] = Refused(times=9, retry_after=50)
+    with LocalStore(tmp_path) as store:
+        with CacheGroup([BinaryCache(cache)]) as group, pytest.raises(CancelledError):
+            fetch_closure(
+                [path],
+                caches=group,
+                policy=POLICY,
+                store=store,
+                cancelled=lambda: bool(cache.opened_nars),
+            )
+        names = [thread.name for thread in threading.enumerate()]
+        assert not any(name.startswith("nixfetch-unpack") for name in names)
+
+
+# Stopped by another thread.
+
+
+def test_cancelled_at_any_time(tmp_path: Path, cache: SimulatedCache) -> None:
+    paths = graph(cache, EDGES, size=10_000)
+    for number in range(1000):
+        root = tmp_path / str(number)
+        left = iter(range(number))
+        with LocalStore(root) as store:
+            try:
+                fetch(
+                    store,
+                    cache,
+                    [paths["top"]],
+                    jobs=2,
+                    cancelled=lambda left=left: next(left, None) is None,  # type: ignore[misc]
+                )
+                done = True
+            except CancelledError:
+                done = False
+            assert consistent(store)
+        assert cache.open_bodies == 0
+        with LocalStore(root) as store:
+            assert consistent(store)
+            assert names_in(store) == [path.base for path in store.all_valid()]
+        if done:
+            assert number > 3
+            return
+    pytest.fail("it never ended")
+
+
+def test_cancelled_while_all_stalls(
+    tmp_path: Path, cache: SimulatedCache, gate: threading.Event
+) -> None:
+    paths = [cache.add(name, bytes(100_000)) for name in "abc"]
+    for number, path in enumerate(paths):
+        cache.faults[cache.nar_name(path)] = Slow(gate, 50_000 * (number % 2))
+    stop = threading.Event()
+    caught: list[BaseException] = []
+
+    def run() -> None:
+        with LocalStore(tmp_path) as store:
+            try:
+                fetch(store, cache, paths, cancelled=stop.is_set)
+            except CancelledError as error:
+                caught.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while len(cache.opened_nars) < len(paths):
+        time.sleep(0.01)
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert len(caught) == 1
+    gate.set()
+    with LocalStore(tmp_path) as store:
+        assert store.all_valid() == []
+        assert names_in(store) == []
+
+
+def test_cancelled_while_a_server_is_silent(tmp_path: Path, cache: SimulatedCache) -> None:
+    """No thread is left that holds anything of the store."""
+    paths = [cache.add(name, bytes(100_000)) for name in "abc"]
+    silence = {"nar/*": sins.stall_at(50_000)}
+    with HostileServer(cache.objects, silence) as server, LocalStore(tmp_path) as store:
+        with open_caches([server.url]) as group, pytest.raises(CancelledError):
+            fetch_closure(
+                paths,
+                caches=group,
+                policy=POLICY,
+                store=store,
+                cancelled=lambda: server.asked("nar/*") == len(paths),
+            )
+        names = [thread.name for thread in threading.enumerate()]
+        assert not any(name.startswith("nixfetch-unpack") for name in names)
+    assert places.names(tmp_path / "nix/store") == []
+    assert list((tmp_path / "nix/var/nixfetch/inflight").iterdir()) == []

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from nixfetch.fetch.pool import Crash, Pool
+from nixfetch.fetch.pool import Crash, Pool, next_result
 
 
 def in_time(seconds: float = 10.0) -> float:
@@ -71,3 +71,20 @@ def test_closing_waits_until_its_deadline_however_many_are_stuck() -> None:
 
 def test_closing_an_idle_pool() -> None:
     assert Pool[None]("test", 5, queue.SimpleQueue()).close(deadline=0.0)
+
+
+def test_who_waits_for_a_result_looks_up_now_and_then() -> None:
+    """A signal that came just before the system's wait is heard when that ends."""
+    asked: list[float | None] = []
+
+    class Late(queue.SimpleQueue[str]):
+        def get(self, block: bool = True, timeout: float | None = None) -> str:
+            asked.append(timeout)
+            if len(asked) < 3:
+                raise queue.Empty
+            return super().get(block, timeout)
+
+    results = Late()
+    results.put("result")
+    assert next_result(results) == "result"
+    assert asked == [1.0, 1.0, 1.0]

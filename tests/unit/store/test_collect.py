@@ -545,7 +545,9 @@ def test_what_cannot_be_removed_is_said_and_the_rest_goes(garden: Garden, proc: 
         "with LocalStore(sys.argv[1]) as store:\n"
         "    done = collect(store, proc=Path(sys.argv[2]))\n"
         "    print(*(path.name for path in done.paths))\n"
-        "    print(*(str(failure.facts['errno']) for failure in done.failures))\n"
+        "    print(*(failure.facts['errno'] for failure in done.failures))\n"
+        "    print(*(failure.facts['path'] for failure in done.failures))\n"
+        "    print(done.bytes_freed)\n"
     )
     for entry in [garden.root, *garden.root.rglob("*")]:
         os.chown(entry, NOBODY, NOBODY, follow_symlinks=False)
@@ -553,11 +555,13 @@ def test_what_cannot_be_removed_is_said_and_the_rest_goes(garden: Garden, proc: 
     foreign = garden.tree("app") / "foreign"
     garden.tree("app").chmod(0o755)
     foreign.mkdir(mode=0o755)
-    (foreign / "file").touch()
+    (foreign / "file").write_bytes(bytes(4_000_000))
     proc.chmod(0o755)
-    deleted, failures = python(code, garden.root, proc).splitlines()
-    assert sorted(deleted.split()) == sorted(CHAIN)
+    deleted, failures, named, freed = python(code, garden.root, proc).splitlines()
+    assert sorted(deleted.split()) == sorted(set(CHAIN) - {"app"})
     assert failures == "EACCES"
+    assert named == str(garden.path("app"))
+    assert 0 < int(freed) < 4_000_000
     assert garden.valid() == []
     [left] = garden.on_disk()
     assert left.startswith("nixfetch.")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from garden import Garden
 from nixfetch.errors import StoreError
 from nixfetch.store import LocalStore, Root, RootKind, Roots
+from nixfetch.store.gone import TreeGoneError
 from nixfetch.store.local import ReadOnlyStoreError
 from nixfetch.store.newroots import collecting
 from nixfetch.store.roots import (
@@ -156,6 +158,18 @@ def test_a_path_that_is_not_valid(store: LocalStore, tmp_path: Path) -> None:
             Roots(store).add(name, C)
         assert caught.value.facts == {"path": C}
     assert seen(store) == []
+
+
+def test_a_path_whose_tree_is_gone(tmp_path: Path) -> None:
+    garden = Garden(tmp_path)
+    garden.plant({"a": []})
+    garden.grow()
+    shutil.rmtree(garden.tree("a"))
+    with LocalStore(tmp_path) as store:
+        with pytest.raises(TreeGoneError) as caught:
+            Roots(store).add("name", A)
+        assert Roots(store).list() == []
+    assert caught.value.facts == {"path": A}
 
 
 def test_what_is_not_there_cannot_be_removed(store: LocalStore, tmp_path: Path) -> None:

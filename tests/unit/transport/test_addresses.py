@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
+from nixfetch.errors import TransportError
 from nixfetch.transport import UrlError
 from nixfetch.transport.addresses import Boundary, Kind, kind, resolve
 
@@ -122,3 +124,21 @@ def test_every_spelling_of_loopback_is_seen(host: str) -> None:
 @pytest.mark.parametrize("host", ["nowhere.invalid", "a" * 70 + ".example", ""])
 def test_names_that_do_not_resolve_have_no_addresses(host: str) -> None:
     assert [a for a in resolve(host) if kind(a) != Kind.LOOPBACK] == []
+
+
+@pytest.mark.parametrize("silent", ["home.example", "other.example"])
+def test_a_resolver_that_is_silent_is_not_waited_for_without_end(silent: str) -> None:
+    over = threading.Event()
+
+    def resolver(host: str) -> list[str]:
+        if host == silent:
+            over.wait(60)
+        return ["93.184.216.34"]
+
+    boundary = Boundary("home.example", resolver)
+    with pytest.raises(TransportError, match="cannot connect") as caught:
+        boundary.check("other.example", seconds=0.1)
+    assert caught.value.retryable
+    assert caught.value.facts["reason"] == "timed out"
+    over.set()
+    boundary.check("other.example", seconds=60)

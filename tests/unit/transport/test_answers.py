@@ -34,9 +34,9 @@ def now() -> float:
         ((404, 410), NotFoundError, False),
         ((403,), ForbiddenError, False),
         ((401, 407), AuthenticationError, False),
-        ((408, 425, 429, 500, 502, 503, 504), TransportError, True),
+        ((408, 425, 429, 500, 502, 503, 504, 507, 520, 522, 524, 530, 599), TransportError, True),
         ((416,), UnsatisfiableRangeError, False),
-        ((100, 204, 300, 304, 305, 400, 402, 405, 418, 501, 505, 599), TransportError, False),
+        ((100, 204, 300, 304, 305, 400, 402, 405, 418, 501, 505, 511, 600), TransportError, False),
     ],
 )
 def test_what_a_status_means(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import tracemalloc
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -464,3 +465,42 @@ def test_a_proxy_that_refuses_a_tunnel() -> None:
     error = failure(raised)
     assert isinstance(error, AuthenticationError)
     assert "HTTPS_PROXY" in str(error.hint)
+
+
+# What others hear of it.
+
+
+@pytest.fixture
+def loggers() -> Iterator[list[logging.Logger]]:
+    """Of botocore and what it stands on, as they are before anybody has said anything."""
+    names = ("boto3", "botocore", "urllib3")
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.NOTSET)
+    yield loggers
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("loggers")
+def test_who_wants_all_messages_gets_no_tokens(caplog: pytest.LogCaptureFixture) -> None:
+    session = boto3.Session("AKIATESTS", "hush-hush-hush", "t0k3n-t0k3n")
+    with caplog.at_level(logging.DEBUG), LoopbackServer({"bucket/name": b"data"}) as server:
+        url = f"s3://bucket?endpoint={server.url}"
+        with (
+            closing(connect(url, options=OPTIONS, session=session)) as transport,
+            transport.open("name") as body,
+        ):
+            assert b"".join(body.chunks) == b"data"
+        assert server.requests[0].headers["x-amz-security-token"] == "t0k3n-t0k3n"
+    assert "t0k3n" not in caplog.text
+    assert "hush" not in caplog.text
+    assert "Signature=" not in caplog.text
+
+
+def test_who_wants_botocore_s_own_messages_gets_them(loggers: list[logging.Logger]) -> None:
+    for logger in loggers:
+        logger.setLevel(logging.DEBUG)
+    connect("s3://bucket", options=OPTIONS).close()
+    assert all(logger.level == logging.DEBUG for logger in loggers)

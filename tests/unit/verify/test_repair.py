@@ -320,7 +320,7 @@ def test_metadata_is_put_right_in_place(place: Place) -> None:
     (bad,) = [verdict for verdict in place.verify() if verdict.warnings]
     assert bad.is_good
     assert kinds(bad.warnings) == [MetadataError]
-    assert (bad.warnings[0].facts["files"], bad.warnings[0].facts["what"]) == (3, "mode 0700")
+    assert (bad.warnings[0].facts["files"], bad.warnings[0].facts["found"]) == (3, "mode 0700")
     (verdict,) = place.repair().values()
     assert (verdict.is_good, verdict.warnings, verdict.repaired_from) == (True, (), None)
     assert kinds(verdict.repaired) == [MetadataError]

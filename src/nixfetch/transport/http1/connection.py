@@ -35,7 +35,7 @@ _Outcome = TypeVar("_Outcome")
 
 PIECE = 256 * 1024  # bytes of a body read at a time
 RECORD = 16 * 1024  # bytes: the most that a TLS record holds, and more than most heads have
-LONGEST_POLL = 3600.0  # seconds; poll() takes milliseconds in an int
+LOOK = 0.25  # seconds that one waits at a time: whoever waits may have to give up
 _BEGINNING = b"HTTP/1."
 _SWITCHING = 101
 
@@ -224,7 +224,7 @@ class Connection:
             waited += self._wait(events, waited)
 
     def _wait(self, events: int, waited: float) -> float:
-        """Wait until the socket is ready or time is over, and say for how many seconds.
+        """Wait until the socket is ready, or for `LOOK`, and say for how many seconds.
 
         Args:
             events: for what.
@@ -232,13 +232,15 @@ class Connection:
 
         Raises:
             SlowRemoteError: there was no time left.
+            What `Pace.pausing` raises.
         """
         left = self._waiting.left
         if left is not None and (left := left - waited) <= 0:
             raise self._waiting.too_long()
         began = time.monotonic()
         self._poll.modify(self._stream, events)
-        self._poll.poll(math.ceil(min(LONGEST_POLL, math.inf if left is None else left) * 1000))
+        if not self._poll.poll(math.ceil(min(LOOK, math.inf if left is None else left) * 1000)):
+            self._waiting.pause()
         return time.monotonic() - began
 
     def _failure(self, error: OSError | ValueError) -> TransportError:

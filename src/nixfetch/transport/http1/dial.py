@@ -15,6 +15,7 @@ from nixfetch.errors import TransportError, facts
 from nixfetch.transport import causes
 from nixfetch.transport.answers import BrokenAnswerError
 from nixfetch.transport.base import AuthenticationError, Pace
+from nixfetch.transport.deadline import Deadline
 from nixfetch.transport.http1 import sockets
 from nixfetch.transport.http1.connection import Connection
 from nixfetch.transport.http1.head import MAX_HEAD
@@ -64,7 +65,7 @@ def dial(
         TransportError: nobody answers, or not as asked, or not in time; retryable, but for a
             certificate that is not believed.
     """
-    deadline = sockets.Deadline(pace.connect)
+    deadline = Deadline(pace.connect)
     with facts(**({"proxy": target.proxy.authority} if target.proxy else {})), ExitStack() as stack:
         near = target.proxy or target
         stream = sockets.connected(near.host, near.port, deadline, lookup=lookup)
@@ -78,9 +79,7 @@ def dial(
         return connection
 
 
-def _tunnel(
-    stream: socket.socket, target: Target, proxy: Proxy, deadline: sockets.Deadline
-) -> None:
+def _tunnel(stream: socket.socket, target: Target, proxy: Proxy, deadline: Deadline) -> None:
     lines = [f"CONNECT {target.authority} HTTP/1.1", f"Host: {target.authority}"]
     if proxy.authorization is not None:
         lines.append(f"Proxy-Authorization: {proxy.authorization}")
@@ -101,7 +100,7 @@ def _tunnel(
 
 
 def _secured(
-    stream: socket.socket, host: str, deadline: sockets.Deadline, tls: ssl.SSLContext
+    stream: socket.socket, host: str, deadline: Deadline, tls: ssl.SSLContext
 ) -> ssl.SSLSocket:
     """`stream` with TLS; it is closed if that fails."""
     try:

@@ -1,8 +1,5 @@
 """From a name to a connected socket, before a deadline. Knows nothing of HTTP and TLS.
 
-The system looks names up for as long as its resolvers are silent, which may be minutes, and
-cannot be stopped. So it does that in a thread of its own, which is left behind when time is over.
-
 Addresses are tried in the system's order, the families taking turns; the next one after a failure,
 or when those before it have had `HEAD_START`. The first to answer wins. Source: RFC 8305, of
 which this is the smallest part that helps against an address that leads nowhere.
@@ -13,18 +10,19 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import queue
 import select
 import socket
-import threading
-import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from nixfetch.errors import TransportError
 from nixfetch.transport import causes
+from nixfetch.transport.deadline import in_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from nixfetch.transport.deadline import Deadline
 
     Address = tuple[Any, ...]
     """Family, kind, protocol, canonical name, address: as `socket.getaddrinfo` gives them."""
@@ -33,43 +31,6 @@ if TYPE_CHECKING:
 HEAD_START = 0.25  # seconds
 MAX_ADDRESSES = 16  # of one name; who has more has them for balance, not for need
 _LONGEST = 3600.0  # seconds; poll() takes milliseconds in an int
-
-
-class Deadline:
-    """The time in which a connection has to stand."""
-
-    def __init__(
-        self, seconds: float | None, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Begin now.
-
-        Args:
-            seconds: until it is over; None: it never is.
-            clock: in seconds.
-        """
-        self._seconds = seconds
-        self._clock = clock
-        self._end = math.inf if seconds is None else clock() + seconds
-
-    @property
-    def left(self) -> float | None:
-        """Seconds left, more than 0; None: without end.
-
-        Raises:
-            TransportError: there are none.
-        """
-        if self._end == math.inf:
-            return None
-        left = self._end - self._clock()
-        if left <= 0:
-            raise self.over()
-        return left
-
-    def over(self) -> TransportError:
-        """What to raise then."""
-        return TransportError(
-            "cannot connect", retryable=True, reason="timed out", seconds=self._seconds
-        )
 
 
 def lookup(host: str, port: int) -> Sequence[Address]:
@@ -96,22 +57,10 @@ def _addresses(host: str, port: int, deadline: Deadline, lookup: Lookup) -> Sequ
         )
     except (OSError, UnicodeError):
         pass  # a name, then
-    found: queue.SimpleQueue[Sequence[Address] | OSError | UnicodeError] = queue.SimpleQueue()
-
-    def look() -> None:
-        try:
-            found.put(lookup(host, port))
-        except (OSError, UnicodeError) as error:
-            found.put(error)
-
-    threading.Thread(target=look, name="nixfetch-lookup", daemon=True).start()
     try:
-        outcome = found.get(timeout=deadline.left)
-    except queue.Empty:
-        raise deadline.over() from None
-    if isinstance(outcome, OSError | UnicodeError):
-        raise _failed(outcome) from outcome
-    return outcome
+        return in_time(partial(lookup, host, port), deadline)
+    except (OSError, UnicodeError) as error:
+        raise _failed(error) from error
 
 
 def _ordered(addresses: Sequence[Address]) -> list[Address]:

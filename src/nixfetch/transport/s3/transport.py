@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing, contextmanager
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, cast
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 CHUNK_SIZE = 256 * 1024  # bytes; what `Body.chunks` allows
 
 
+_TALKATIVE = ("boto3", "botocore", "urllib3")
+
+
 def connect(
     url: str, *, options: TransportOptions, session: boto3.Session | None = None
 ) -> S3Transport:
@@ -47,6 +51,8 @@ def connect(
         AuthenticationError: the profile is unknown.
     """
     location = S3Location.parse(url)
+    for name in _TALKATIVE:
+        _hush(logging.getLogger(name))
 
     def make() -> boto3.Session:
         return session or _session(location.profile, options.pace)
@@ -69,6 +75,16 @@ def connect(
         pace=options.pace,
         requester_pays=location.requester_pays,
     )
+
+
+def _hush(logger: logging.Logger) -> None:
+    """Have `logger` say no more than INFO, unless somebody has said how much it is to say.
+
+    What it says at DEBUG has tokens in it: requests with their fields, answers of services that
+    give credentials. Who wants all of a program's messages does not want those.
+    """
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
 
 
 def _session(profile: str | None, pace: Pace) -> boto3.Session:

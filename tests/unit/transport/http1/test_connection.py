@@ -379,3 +379,33 @@ def test_a_thread_that_reads_over_tls_wakes_up(secured: tuple[Connection, ssl.SS
     with pytest.raises(ClosedTransportError):
         connection.ask(REQUEST, PACE)
     timer.join()
+
+
+# Whoever waits may give up.
+
+
+class _GivenUpError(Exception):
+    """Raised by the one who waits."""
+
+
+def give_up() -> None:
+    raise _GivenUpError
+
+
+def test_who_waits_for_a_head_may_give_up(wire: Wire) -> None:
+    wire.says(OK)
+    with pytest.raises(_GivenUpError):
+        wire.ask(Pace(stall=60, pausing=give_up))
+
+
+def test_who_waits_for_a_body_may_give_up(wire: Wire) -> None:
+    wire.says(OK + b"Content-Length: 10\r\n\r\n12345")
+    body, _ = wire.connection.body(wire.ask(Pace(stall=60, pausing=give_up)))
+    assert next(body) == b"12345"
+    with pytest.raises(_GivenUpError):
+        next(body)
+
+
+def test_who_need_not_wait_is_not_asked(wire: Wire) -> None:
+    wire.says(EMPTY)
+    assert wire.ask(Pace(pausing=give_up)).status == 200

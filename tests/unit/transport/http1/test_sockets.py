@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nixfetch.errors import TransportError
-from nixfetch.transport.http1.sockets import MAX_ADDRESSES, Deadline, _ordered, connected, lookup
+from nixfetch.transport.deadline import Deadline
+from nixfetch.transport.http1.sockets import MAX_ADDRESSES, _ordered, connected, lookup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

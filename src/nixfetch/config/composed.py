@@ -1,26 +1,32 @@
-"""From the settings to the caches of a run. Asks none of them."""
+"""From the settings to the caches of a run, and to whom it believes. Asks nobody."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nixfetch.cache.memo import Memo
 from nixfetch.cache.memory import Memory
 from nixfetch.cache.partial import Partials
-from nixfetch.cli import logs
 from nixfetch.config.caches import open_caches
+from nixfetch.config.errors import ConfigError
+from nixfetch.errors import FormatError, NixfetchError, facts
+from nixfetch.formats.signing import PublicKey
 from nixfetch.plan.retry import RetrySchedule
+from nixfetch.plan.trust import TrustPolicy
+from nixfetch.store.keyfile import read_secret_key
 from nixfetch.store.layout import Layout
 from nixfetch.transport import Pace, TransportOptions
 from nixfetch.transport.options import user_agent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from nixfetch.cache import CacheGroup
-    from nixfetch.config import Config
+    from nixfetch.config.model import Config
 
+_log = logging.getLogger(__name__)
 MEMO = "memo-v1.sqlite"  # in `Config.cache_dir`
 _MILLISECOND = 0.001  # seconds
 
@@ -48,6 +54,18 @@ def open_configured(config: Config, environ: Mapping[str, str]) -> CacheGroup:
     )
 
 
+def policy_of(config: Config) -> TrustPolicy:
+    """Whom to believe.
+
+    Raises:
+        ConfigError: a key is malformed: dropping it would trust less than was asked for.
+    """
+    origin = config.origins.get("check_sigs", "")
+    if not (config.check_sigs or origin.startswith("flag ")):
+        _log.warning("signatures are not checked: %s says so", origin)
+    return TrustPolicy(_keys(config), needed=config.sigs_needed, check=config.check_sigs)
+
+
 def transport_options(config: Config) -> TransportOptions:
     """How to talk to them."""
     suffix = config.user_agent_suffix
@@ -70,7 +88,7 @@ def netrc_file(config: Config) -> Path | None:
     if origin == "default":
         return None
     if origin.rpartition(":")[2].isdecimal():  # a line of a nix.conf, and Nix says nothing
-        logs.note(f"{origin}: there is no {path}")
+        _log.warning("%s: there is no %s", origin, path)
         return None
     return path
 
@@ -105,3 +123,21 @@ def _memo(config: Config) -> Memo | None:
         negative_ttl=config.narinfo_negative_ttl,
         info_ttl=config.cache_info_ttl,
     )
+
+
+def _keys(config: Config) -> tuple[PublicKey, ...]:
+    try:
+        with facts(setting="trusted-keys", origin=config.origins.get("trusted_keys")):
+            named = tuple(map(PublicKey.parse, config.trusted_keys))
+    except FormatError as error:
+        raise ConfigError(error.problem, hint=error.hint, **error.facts) from error
+    return (*named, *_keys_of_ours(config))
+
+
+def _keys_of_ours(config: Config) -> Iterator[PublicKey]:
+    """The public halves of `secret-key-files`, which Nix trusts too; unreadable ones not."""
+    for file in config.secret_key_files:
+        try:
+            yield read_secret_key(Path(file)).public()
+        except NixfetchError as error:
+            _log.warning("passing over the secret key in %s: %s", file, error.problem)
