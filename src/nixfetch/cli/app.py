@@ -5,6 +5,7 @@ A verb is a module with
     SUMMARY                      one line for `nixfetch --help`
     add_arguments(parser)        its own flags and operands
     run(args, context) -> int    does it; the exit code
+    exit_code(error) -> int      that of an error, where it is not the error's own; optional
 
 Its docstring, but for the first line, is what `nixfetch VERB --help` says. Verbs are imported for
 their arguments, so they import nothing heavy at their head.
@@ -34,6 +35,8 @@ VERBS = {
     "verify": "verify",
     "gc": "gc",
     "roots": "roots",
+    "mounts": "mounts",
+    "run": "run",
     "nar": "nar",
     "key": "key",
     "sign": "sign",
@@ -105,6 +108,7 @@ class _Run:
         # As far as they are known: what fails early fails in text, and briefly.
         self._log_format = "text"
         self._verbosity = 0
+        self._code_of = _own_code
 
     def go(self, arguments: Sequence[str]) -> int:
         code = self._attempt(lambda: self._verb(arguments))
@@ -130,10 +134,10 @@ class _Run:
             return self._attempt(lambda: self._answer(text))
         except NixfetchError as error:
             self.fail(error)
-            return error.exit_code
+            return self._code_of(error)
         except Exception as error:  # noqa: BLE001 - a bug: one line all the same
             self.fail(error)
-            return 1
+            return self._code_of(NixfetchError("a bug"))
 
     def _flush(self) -> int:
         self._output.flush()
@@ -148,13 +152,19 @@ class _Run:
             args = command_line.parse(arguments, self._verbs, self._load)
         except FormatError as error:  # a verb's own parser of an operand
             raise UsageError(error.problem, hint=error.hint, **error.facts) from error
+        module = self._load(self._verbs[args.verb])
+        self._code_of = getattr(module, "exit_code", _own_code)
         self._log_format = getattr(args, "log_format", self._log_format)
         self._verbosity = getattr(args, "verbosity", self._verbosity)
         context = Context.load(vars(args), self._environ, self._output)
         self._log_format = context.config.log_format
         self._verbosity = context.config.verbosity
-        code: int = self._load(self._verbs[args.verb]).run(args, context)
+        code: int = module.run(args, context)
         return code
+
+
+def _own_code(error: NixfetchError) -> int:
+    return error.exit_code
 
 
 def _interrupted(stop: Stopped) -> NixfetchError:
