@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nixfetch.config import Config, ConfigError, load
+from nixfetch.config import Config, ConfigError, load_config
 from nixfetch.config.files import read_file
 from nixfetch.config.settings import MAX_CONNECTIONS
 
@@ -99,7 +99,7 @@ def ours(nix: Nix, environ: Mapping[str, str]) -> Config | None:
         return read_file(nix.outside(path))
 
     try:
-        return load({}, environ, read=read, exists=lambda path: nix.outside(path).is_file())
+        return load_config({}, environ, read=read, exists=lambda path: nix.outside(path).is_file())
     except ConfigError:
         return None
 

@@ -1,0 +1,1 @@
+"""Messages made from `protos` by scripts/make-protos. Only the gRPC rooms see them."""

@@ -1,0 +1,1 @@
+"""The image service that kubelet calls, and how images get into containerd."""

@@ -1,0 +1,158 @@
+"""A node of Kubernetes without Kubernetes: containerd with CRI, our daemon, a cache, a kubelet.
+
+with node_of_pods("2.1", cache=World().cache) as here:
+    here.kubelet.pull(reference); here.pod().run(reference).out
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from containerd_host import Version, node, scratch
+from containers import NAME, NUMBERS, Machine
+from images import BUSYBOX, Content, Image, Program, layer
+from kubelet import Kubelet, Pod
+from servers import LoopbackServer
+from simulated_cache import KEY, SimulatedCache
+from snapshotter.fragments import Settings, containerd_fragment
+from snapshotter_daemon import address, daemon, root
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+NAMESPACE = "k8s.io"
+PAUSE = "example.test/pause:v1"
+
+
+@dataclass(slots=True)
+class PodNode:
+    """All of one node."""
+
+    machine: Machine
+    kubelet: Kubelet
+    _pods: list[Pod] = field(default_factory=list)
+
+    def pod(self, name: str = "pod") -> Pod:
+        """Run the sandbox of a pod; it ends with the node, if not before."""
+        logs = self.machine.host.folder / "logs" / name
+        logs.mkdir(parents=True)
+        found = self.kubelet.pod(name, logs, cgroup=f"/{self.machine.host.name}")
+        self._pods.append(found)
+        return found
+
+    def end_pods(self) -> None:
+        while self._pods:
+            self._pods.pop().end()
+
+    def snapshots(self) -> list[str]:
+        """Those of CRI's namespace, but for the pause image's."""
+        return [
+            line
+            for line in self.machine.host.snapshots(NAME, NAMESPACE)
+            if pause().chain() not in line
+        ]
+
+    def blobs(self) -> list[str]:
+        """Digests of all blobs of CRI's namespace."""
+        ran = self.machine.host.ctr("-n", NAMESPACE, "content", "ls", "-q")
+        return sorted(ran.out.split())
+
+    def names(self) -> list[str]:
+        """Names of all images of CRI's namespace."""
+        ran = self.machine.host.ctr("-n", NAMESPACE, "image", "ls", "-q")
+        return sorted(ran.out.split())
+
+    def leases(self) -> list[str]:
+        ran = self.machine.host.ctr("-n", NAMESPACE, "leases", "ls", "-q")
+        return sorted(ran.out.split())
+
+
+def pause() -> Image:
+    """The image of sandboxes: sleeps."""
+    if not BUSYBOX.exists():
+        pytest.skip("there is no static busybox here (package busybox-static)")
+    content: dict[str, Content] = {"pause": Program(BUSYBOX.read_bytes()), "sleep": "pause"}
+    return Image(PAUSE, (layer(content),), ("/sleep", "1000000"))
+
+
+def cri_settings(version: Version, registries: Path) -> str:
+    """CRI on a machine that is itself in a corner of another one."""
+    if version == "1.6":
+        return f"""
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{PAUSE}"
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".containerd]
+  snapshotter = "{NAME}"
+  disable_snapshot_annotations = false
+[plugins."io.containerd.grpc.v1.cri".registry]
+  config_path = "{registries}"
+"""
+    return f"""
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "{PAUSE}"
+[plugins."io.containerd.cri.v1.images".registry]
+  config_path = "{registries}"
+[plugins."io.containerd.cri.v1.runtime"]
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+"""
+
+
+@contextmanager
+def node_of_pods(
+    version: Version,
+    cache: SimulatedCache,
+    *,
+    keys: Sequence[str] | None = None,
+    settings: str = "",
+) -> Iterator[PodNode]:
+    """A node with an empty store, and nothing but the image of sandboxes.
+
+    Args:
+        version: of its containerd.
+        cache: to fetch from.
+        keys: to trust; by default that of the cache.
+        settings: lines of the daemon's file of settings.
+    """
+    with ExitStack() as stack:
+        folder = stack.enter_context(scratch())
+        server = stack.enter_context(LoopbackServer(cache.objects))
+        registries = folder / "registries"
+        registries.mkdir()
+        ours = Settings(
+            name=NAME,
+            address=str(address(folder)),
+            root=str(root(folder)),
+            cri=version != "1.6",  # whose own table it would replace
+        )
+        host = stack.enter_context(
+            node(
+                version,
+                folder,
+                fragments=[containerd_fragment(ours, NUMBERS[version])],
+                settings=cri_settings(version, registries),
+            )
+        )
+        nix = stack.enter_context(
+            daemon(
+                folder,
+                containerd=host.socket,
+                caches=[server.url],
+                keys=[str(KEY.public())] if keys is None else keys,
+                settings=settings,
+            )
+        )
+        found = Machine(version, host, nix, server, version != "1.6" and "lower" not in settings)
+        archive = pause().archive(folder / "pause.tar")
+        host.ctr("-n", NAMESPACE, "image", "import", "--snapshotter", NAME, archive)
+        kubelet = stack.enter_context(Kubelet(runtime=host.socket, images=nix.address))
+        here = PodNode(found, kubelet)
+        yield here
+        here.end_pods()
