@@ -8,29 +8,28 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from nixfetch.cache import reading
+from nixfetch.cache.about import About
 from nixfetch.cache.download import Arriving, Download
 from nixfetch.cache.gate import Gate, Waits
 from nixfetch.cache.memory import Memory
 from nixfetch.cache.small import SmallObjects
 from nixfetch.errors import FormatError, NixfetchError, TransportError, TrustError, facts
-from nixfetch.formats import cacheinfo, narinfo
-from nixfetch.formats.cacheinfo import CacheInfo
+from nixfetch.formats import narinfo
 from nixfetch.formats.narinfo import NarInfoError
-from nixfetch.formats.storepath import STORE_DIR
 from nixfetch.plan.retry import RetrySchedule
-from nixfetch.transport.base import AuthenticationError, ForbiddenError, NotFoundError, Pace
+from nixfetch.transport.base import ForbiddenError, NotFoundError, Pace
 from nixfetch.transport.urls import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from nixfetch.cache.partial import Partial
+    from nixfetch.formats.cacheinfo import CacheInfo
     from nixfetch.formats.narinfo import NarInfo
     from nixfetch.formats.storepath import StorePath
     from nixfetch.plan.trust import Trusted, TrustPolicy
@@ -40,10 +39,6 @@ _log = logging.getLogger(__name__)
 HEALABLE = (FormatError, TrustError, TransportError)
 """What another cache may do better."""
 _SLACK = 1024 * 1024  # bytes that a compressed NAR may be larger than an eighth above its NAR
-
-
-class StoreDirError(TransportError):
-    """The cache is for a store in another directory."""
 
 
 class BinaryCache:
@@ -91,9 +86,7 @@ class BinaryCache:
         self._small = SmallObjects(
             transport, self._small_gate, self._waits, throttle=throttle, offline=offline
         )
-        self._info: CacheInfo | None = None
-        self._info_lock = threading.Lock()
-        self._doors = _Doors()
+        self._about = About(transport.url, self._small, self._small_gate, self._memory)
 
     @property
     def url(self) -> str:
@@ -122,36 +115,8 @@ class BinaryCache:
             CacheInfoError: what it says is malformed.
             TransportError: it does not answer.
         """
-        with self._info_lock, facts(cache=self.url):
-            if self._info is None:
-                self._info = self._remembered_info() or self._ask_info(hurried=hurried)
-            if self._info.store_dir != STORE_DIR:
-                error = StoreDirError(
-                    "cache is for another store directory", store_dir=self._info.store_dir
-                )
-                self._small_gate.give_up(error)
-                raise error
-            return self._info
-
-    def _remembered_info(self) -> CacheInfo | None:
-        raw = self._memory.cache_info(self.url)
-        try:
-            return None if raw is None else CacheInfo.parse(raw)
-        except FormatError:
-            return None
-
-    def _ask_info(self, *, hurried: bool) -> CacheInfo:
-        try:
-            raw = self._small.read("nix-cache-info", cacheinfo.MAX_SIZE, hurried=hurried)
-        except NotFoundError as error:
-            self._doors.info_is_forbidden = isinstance(error, ForbiddenError)
-            if not self._doors.info_is_forbidden:
-                _log.warning("%s has no nix-cache-info: taking the defaults", self.url)
-            return CacheInfo()
-        self._doors.info_is_forbidden = False
-        info = CacheInfo.parse(raw)
-        self._memory.keep_cache_info(self.url, raw)
-        return info
+        with facts(cache=self.url):
+            return self._about.info(hurried=hurried)
 
     @property
     def priority(self) -> int:
@@ -184,76 +149,29 @@ class BinaryCache:
                     self._drop(hash_part, error)
             return self._ask_narinfo(hash_part, hurried=hurried)
 
-    def _ask_narinfo(self, hash_part: str, *, hurried: bool) -> NarInfo:
+    def _ask_narinfo(
+        self, hash_part: str, *, hurried: bool, pausing: Callable[[], object] = lambda: None
+    ) -> NarInfo:
+        name = f"{hash_part}.narinfo"
         try:
-            raw = self._small.read(f"{hash_part}.narinfo", narinfo.MAX_SIZE, hurried=hurried)
+            raw = self._small.read(name, narinfo.MAX_SIZE, hurried=hurried, pausing=pausing)
         except ForbiddenError as error:
-            raise self._forbidden(error, hurried=hurried) from error
+            raise self._about.forbidden(error, hurried=hurried) from error
         except NotFoundError:
-            self._doors.has_answered = True
-            self._check_store_dir(hurried=hurried)
+            self._about.has_answered = True
+            self._about.check_store_dir(hurried=hurried)
             self._memory.keep_narinfo(self.url, hash_part, None)
             raise
-        self._doors.has_answered = True
+        self._about.has_answered = True
         try:
             info = reading.parsed(raw, hash_part)
         except HEALABLE as error:
             self._small_gate.disbelieved(error)
             if isinstance(error, NarInfoError) and not isinstance(error, reading.NotNarInfoError):
-                self._check_store_dir(hurried=hurried)
+                self._about.check_store_dir(hurried=hurried)
             raise
         self._memory.keep_narinfo(self.url, hash_part, raw)
         return info
-
-    def _check_store_dir(self, *, hurried: bool) -> None:
-        """Look once if the cache is for another store directory, and has nothing for that reason.
-
-        One alone is asked for nix-cache-info only then: nothing else of it would matter.
-        """
-        if self._doors.store_dir_is_known:
-            return
-        self._doors.store_dir_is_known = True
-        try:
-            self.info(hurried=hurried)
-        except StoreDirError:
-            raise
-        except HEALABLE as error:
-            _log.info("%s does not say which store it is for: %s", self.url, error)
-
-    def _forbidden(self, error: ForbiddenError, *, hurried: bool) -> TransportError:
-        """What 403 means: a missing object, or a closed door.
-
-        Object stores that may not list their keys say so for what is not there. But those let
-        one read nix-cache-info, or some path.
-        """
-        doors = self._doors
-        if not doors.has_answered and self._info_is_forbidden(hurried=hurried):
-            closed = AuthenticationError(
-                "cache refuses everything",
-                hint=error.hint
-                or "it answers 403 to all that is asked: are there credentials for it?",
-            )
-            closed.facts = dict(error.facts)
-            self._small_gate.disbelieved(closed)
-            return closed
-        if not doors.warned:
-            doors.warned = True
-            _log.warning(
-                "%s: 403 is taken for a path that it does not have; if it should have it, look at"
-                " the credentials",
-                self.url,
-            )
-        missing = NotFoundError("no such object")
-        missing.facts = dict(error.facts)
-        return missing
-
-    def _info_is_forbidden(self, *, hurried: bool) -> bool:
-        """Whether nix-cache-info is refused as well; what is remembered of it does not count."""
-        with self._info_lock:
-            if self._doors.info_is_forbidden is None:
-                with suppress(*HEALABLE):
-                    self._ask_info(hurried=hurried)
-            return self._doors.info_is_forbidden is True
 
     def believed(self) -> None:
         """Say that a NAR of it was good."""
@@ -287,15 +205,28 @@ class BinaryCache:
                 self._drop(path.hash_part, error)
                 return None
 
-    def ask(self, path: StorePath, policy: TrustPolicy, *, hurried: bool = False) -> Trusted:
+    def ask(
+        self,
+        path: StorePath,
+        policy: TrustPolicy,
+        *,
+        hurried: bool = False,
+        pausing: Callable[[], object] = lambda: None,
+    ) -> Trusted:
         """What the cache says about `path`, once somebody whom `policy` trusts vouches for it.
+
+        Args:
+            path: what to ask for.
+            policy: whom to believe.
+            hurried: another cache is left; see `plan.health`.
+            pausing: called while it is waited for; see `Gate.asking`.
 
         Raises:
             UnsignedError, FalseContentAddressError, WeakHashError: nobody does.
             WrongPathError: the same hash part under another name; or as `narinfo`.
         """
         with facts(cache=self.url):
-            info = self._ask_narinfo(path.hash_part, hurried=hurried)
+            info = self._ask_narinfo(path.hash_part, hurried=hurried, pausing=pausing)
             try:
                 trusted = reading.trusted(info, path, policy, check=not self.trusted)
             except TrustError as error:
@@ -354,37 +285,73 @@ class BinaryCache:
         shown = redacted(info.url)
         with facts(cache=self.url, url=shown):
             self._small.check_online()
-            # No codec makes data larger by an eighth: what goes on longer feeds us nothing.
-            limit = info.nar_size + info.nar_size // 8 + _SLACK
             partial = self._memory.claim(self.url, info)
             if anew and partial is not None:
                 partial.restart(None)
-
-            arriving = Arriving(
-                self._transport,
-                info.url,
-                asking=self._nar_gate.asking(hurried=hurried, pausing=pausing),
-                downloaded=downloaded,
-                throttle=self._throttle,
-                limit=limit,
-                partial=partial,
-                sure=info.file_hash is not None,
-                size=info.file_size,
+            arriving = self._arriving(
+                trusted, downloaded=downloaded, hurried=hurried, pausing=pausing, partial=partial
             )
             try:
-                yield Download(trusted, arriving, limit=limit, cache=self.url, url=shown)
+                yield Download(trusted, arriving, limit=_limit(trusted), cache=self.url, url=shown)
             finally:
                 arriving.close()
 
+    @contextmanager
+    def file(
+        self,
+        trusted: Trusted,
+        *,
+        downloaded: Callable[[int], None] = lambda _: None,
+        hurried: bool = False,
+        pausing: Callable[[], object] = lambda: None,
+    ) -> Iterator[Arriving]:
+        """The file of a path's NAR, as it lies in the cache: nothing of it is undone or checked.
 
-@dataclass(slots=True)
-class _Doors:
-    """What a cache has let us see, to tell a missing object from a closed door."""
+        Args:
+            trusted: whose; the rest as for `nar`.
+            downloaded: is told of bytes as they arrive.
+            hurried: another cache is left; see `plan.health`.
+            pausing: called before and while the reader waits for a try; see `Gate.asking`.
 
-    has_answered: bool = False
-    """It gave an object, or said 404."""
-    info_is_forbidden: bool | None = None
-    """None: nobody asked."""
-    store_dir_is_known: bool = False
-    """As far as it ever will be."""
-    warned: bool = False
+        Raises:
+            NarGoneError: the narinfo is there, the file is not.
+            TransportError: it does not arrive.
+        """
+        with facts(cache=self.url, url=redacted(trusted.info.url)):
+            self._small.check_online()
+            arriving = self._arriving(
+                trusted, downloaded=downloaded, hurried=hurried, pausing=pausing
+            )
+            try:
+                yield arriving
+            finally:
+                arriving.close()
+
+    def _arriving(
+        self,
+        trusted: Trusted,
+        *,
+        downloaded: Callable[[int], None],
+        hurried: bool,
+        pausing: Callable[[], object],
+        partial: Partial | None = None,
+    ) -> Arriving:
+        info = trusted.info
+        return Arriving(
+            self._transport,
+            info.url,
+            asking=self._nar_gate.asking(hurried=hurried, pausing=pausing),
+            downloaded=downloaded,
+            throttle=self._throttle,
+            limit=_limit(trusted),
+            partial=partial,
+            sure=info.file_hash is not None,
+            size=info.file_size,
+        )
+
+
+def _limit(trusted: Trusted) -> int:
+    """Bytes of a file that may be the NAR, in whatever compression."""
+    # No codec makes data larger by an eighth: what goes on longer feeds us nothing.
+    size = trusted.info.nar_size
+    return size + size // 8 + _SLACK

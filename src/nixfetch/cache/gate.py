@@ -115,44 +115,37 @@ class Gate:
         self._changed = threading.Condition()
         self._probing = False
 
-    def ask(self, once: Callable[[Pace], _T], *, hurried: bool) -> _T:
-        """Call `once`, for a small object, until it succeeds, or fails in a way that ends it.
+    def ask(
+        self,
+        once: Callable[[Pace], _T],
+        *,
+        hurried: bool,
+        pausing: Callable[[], object] = lambda: None,
+    ) -> _T:
+        """Call `once` until it succeeds, or fails in a way or as often as ends it.
 
         Args:
             once: a try, with the pace that it is to keep.
             hurried: another cache is left, so that there is a budget.
+            pausing: as for `asking`.
 
         Raises:
             OutOfPatienceError: the cache has failed so often, or for so long, that it is out.
             TransportError: the last failure.
         """
-        asking = self.asking(hurried=hurried)
+        asking = self.asking(hurried=hurried, pausing=pausing)
         while True:
             pace = asking.begin()
-            began = self._waits.now()
             try:
                 result = once(pace)
             except TransportError as error:
-                if hurried:
-                    self._count(began)
                 asking.failed(error)
             except BaseException:
                 asking.leave()
                 raise
             else:
-                if hurried:
-                    self._count(began)
                 asking.succeeded()
                 return result
-
-    def _count(self, began: float) -> None:
-        """Have the time count that a small object took too long, whatever came of it."""
-        waits, late = self._waits, began + PROMPT
-        if (now := waits.now()) <= late:
-            return
-        with self._changed:
-            waits.budget.spend(late, now)
-            self._last = self._last or TransportError("answers take too long", retryable=True)
 
     def asking(self, *, hurried: bool, pausing: Callable[[], object] = lambda: None) -> Asking:
         """Somebody who wants an object, and may have to try more than once.
@@ -249,6 +242,16 @@ class Gate:
         with self._changed:
             self._health.succeeded(began=began)
 
+    def answered(self, seconds: float) -> None:
+        """An answer began, good or not, and perhaps late."""
+        late = seconds - PROMPT
+        if late <= 0:
+            return
+        now = self._waits.now()
+        with self._changed:
+            self._waits.budget.spend(now - late, now)
+            self._last = self._last or TransportError("answers take too long", retryable=True)
+
     def delay(self, error: TransportError, failures: int) -> float | None:
         """Seconds until the next try of one object after so many failures; None: no more."""
         if not error.retryable:
@@ -263,6 +266,7 @@ class Gate:
 
     def _turn(self, *, hurried: bool, pausing: Callable[[], object]) -> bool:
         """Wait, with the condition held, until one may come in; whether it is to look."""
+        end = math.inf  # on the system's clock, as the waiting is
         while True:
             self._check(hurried=hurried)
             if not self._health.is_suspect:
@@ -270,19 +274,13 @@ class Gate:
             if not self._probing:
                 self._probing = True
                 return True
-            # Who looks may have all the time in the world; who has another cache has not.
-            limit = self._waits.budget.left if hurried else math.inf
-            if not self._wait(limit, pausing) and self._last is not None:
-                raise OutOfPatienceError(self._last, dead=False)
-
-    def _wait(self, seconds: float, pausing: Callable[[], object]) -> bool:
-        """Wait, with the condition held, until something changes; whether it did."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
+            if hurried:  # who looks may have all the time in the world; who has another has not
+                end = min(end, time.monotonic() + self._waits.budget.left)
+                if time.monotonic() >= end and self._last is not None:
+                    raise OutOfPatienceError(self._last, dead=False)
             pausing()
-            if self._changed.wait(min(left, _LOOK)):
-                return True
-        return False
+            # Each time all is looked at again: who is told just when time is over does not hear it.
+            self._changed.wait(_LOOK)
 
     def check(self) -> None:
         """Raise where nobody may ask any more who has another cache."""
@@ -342,7 +340,9 @@ class Asking:
         )
         self._began = gate.now()
         self._heard = None
-        return replace(gate.pace(hurried=self._hurried), pausing=self._pausing)
+        pace = gate.pace(hurried=self._hurried)
+        answered = gate.answered if self._hurried else pace.answered
+        return replace(pace, pausing=self._pausing, answered=answered)
 
     def failed(self, error: TransportError) -> None:
         """The try has failed; returns when there may be another one, raises `error` if not.

@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Self
 
@@ -128,23 +129,38 @@ class CacheGroup:
                     self._ordered = self._caches
             return self._ordered
 
-    def find(self, path: StorePath, policy: TrustPolicy) -> Found:
+    def find(
+        self, path: StorePath, policy: TrustPolicy, *, pausing: Callable[[], object] = lambda: None
+    ) -> Found:
         """The first cache that has `path`, vouched for.
+
+        Args:
+            path: what to look for.
+            policy: whom to believe.
+            pausing: called several times a second while a cache is waited for; raises to give up.
 
         Raises:
             MissingError: no cache has it.
             NixfetchError: no cache has it in a form to be believed; says what each answered.
         """
         hunt = Hunt(str(path), [(cache.url, cache) for cache in self.in_order()])
-        return self._next(path, policy, hunt, race=self._race)
+        return self._next(path, policy, hunt, race=self._race, pausing=pausing)
 
-    def find_next(self, found: Found, error: NixfetchError, policy: TrustPolicy) -> Found:
+    def find_next(
+        self,
+        found: Found,
+        error: NixfetchError,
+        policy: TrustPolicy,
+        *,
+        pausing: Callable[[], object] = lambda: None,
+    ) -> Found:
         """The next cache for a path whose NAR was no good.
 
         Args:
             found: what was tried.
             error: why it was no good; one of `HEALABLE`.
             policy: as before.
+            pausing: as for `find`.
 
         Raises:
             As `find`.
@@ -154,7 +170,7 @@ class CacheGroup:
             found.cache.forget(path)
             if found.answer.remembered:  # an old one; the cache may have another by now
                 try:
-                    trusted = found.cache.ask(path, policy, hurried=found.hurried)
+                    trusted = found.cache.ask(path, policy, hurried=found.hurried, pausing=pausing)
                 except NotFoundError as missing:
                     error = missing
                 except HEALABLE as newer:
@@ -163,7 +179,7 @@ class CacheGroup:
                     if _names_another(trusted, found.trusted):
                         return replace(found, answer=Answer(trusted))
         found.hunt.failed(error)
-        return self._next(path, policy, found.hunt)
+        return self._next(path, policy, found.hunt, pausing=pausing)
 
     def resolve(self, hash_part: str) -> StorePath:
         """The full path with this hash part, on the word of the first cache that has one.
@@ -186,14 +202,18 @@ class CacheGroup:
         hunt: Hunt[BinaryCache],
         *,
         race: bool = False,
+        pausing: Callable[[], object],
     ) -> Found:
+        def ask(cache: BinaryCache, *, hurried: bool) -> Answer:
+            return _look_up(cache, path, policy, hurried=hurried, pausing=pausing)
+
         while True:
-            answer = self._raced(path, policy, hunt) if race else None
+            answer = self._raced(hunt, ask=partial(ask, hurried=True)) if race else None
             cache = hunt.next()
             if cache is None:
                 raise hunt.verdict(missing=NotFoundError)
             try:
-                answer = answer or _look_up(cache, path, policy, hurried=hunt.hurried)
+                answer = answer or ask(cache, hurried=hunt.hurried)
             except HEALABLE as error:
                 hunt.failed(error)
                 self._tell(cache, error)
@@ -211,7 +231,7 @@ class CacheGroup:
         _log.info("%s: %s", cache.url, error)
 
     def _raced(
-        self, path: StorePath, policy: TrustPolicy, hunt: Hunt[BinaryCache]
+        self, hunt: Hunt[BinaryCache], *, ask: Callable[[BinaryCache], Answer]
     ) -> Answer | None:
         """Ask those that come next, if they are equals; the answer of the best, who is next now."""
         ahead = hunt.ahead()
@@ -220,7 +240,7 @@ class CacheGroup:
             return None
         finish = race(
             equals,
-            lambda cache: _look_up(cache, path, policy, hurried=True),
+            ask,
             cost=lambda answer: _cost(answer.trusted),
             lanes=self._lanes,
         )
@@ -231,11 +251,18 @@ class CacheGroup:
         return self._ranks.get(one) == self._ranks.get(other)
 
 
-def _look_up(cache: BinaryCache, path: StorePath, policy: TrustPolicy, *, hurried: bool) -> Answer:
+def _look_up(
+    cache: BinaryCache,
+    path: StorePath,
+    policy: TrustPolicy,
+    *,
+    hurried: bool,
+    pausing: Callable[[], object],
+) -> Answer:
     recalled = cache.recall(path, policy)
     if recalled is not None:
         return Answer(recalled, remembered=True)
-    return Answer(cache.ask(path, policy, hurried=hurried))
+    return Answer(cache.ask(path, policy, hurried=hurried, pausing=pausing))
 
 
 def _cost(trusted: Trusted) -> tuple[int, int]:

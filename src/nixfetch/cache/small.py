@@ -47,13 +47,21 @@ class SmallObjects:
         self._throttle = throttle
         self._offline = offline
 
-    def read(self, name: str, limit: int, *, hurried: bool) -> bytes:
+    def read(
+        self,
+        name: str,
+        limit: int,
+        *,
+        hurried: bool,
+        pausing: Callable[[], object] = lambda: None,
+    ) -> bytes:
         """A whole object, under no encoding.
 
         Args:
             name: its name.
             limit: bytes that it may have.
             hurried: another cache is left; see `plan.health`.
+            pausing: called while it is waited for; see `Gate.asking`.
 
         Raises:
             TooLargeError: it is larger.
@@ -75,7 +83,7 @@ class SmallObjects:
 
         self.check_online()
         try:
-            raw = self._gate.ask(once, hurried=hurried)
+            raw = self._gate.ask(once, hurried=hurried, pausing=pausing)
         except FormatError as error:
             self._gate.disbelieved(error)
             raise

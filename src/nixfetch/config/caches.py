@@ -37,6 +37,7 @@ def open_caches(
     offline: bool = False,
     race: bool = False,
     environ: Mapping[str, str] | None = None,
+    throttle: Callable[[int], object] | None = None,
 ) -> CacheGroup:
     """Open several caches as one. None of them is asked anything yet; credentials are read.
 
@@ -55,6 +56,8 @@ def open_caches(
         race: ask caches of equal priority at the same time.
         environ: where ``token-env=`` and ``CREDENTIALS_DIRECTORY`` look; the process's own
             without it.
+        throttle: told of bytes as they arrive, and waits where there were too many; stands in
+            for `bandwidth`.
 
     Raises:
         CacheUrlError: one is of a kind that we cannot read, or malformed.
@@ -70,7 +73,7 @@ def open_caches(
             retry=retry or RetrySchedule(),
             keyring=Keyring(os.environ if environ is None else environ, netrc_file),
             memory=memory,
-            throttle=_throttle(bandwidth, opened),
+            throttle=throttle or _throttle(bandwidth, opened),
             offline=offline,
         )
         caches = []

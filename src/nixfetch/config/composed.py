@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from nixfetch.cache.memo import Memo
 from nixfetch.cache.memory import Memory
 from nixfetch.cache.partial import Partials
-from nixfetch.config.caches import open_caches
+from nixfetch.config.caches import open_caches, reach
+from nixfetch.config.cacheurl import CacheUrl
 from nixfetch.config.errors import ConfigError
+from nixfetch.config.keyring import Keyring
 from nixfetch.errors import FormatError, NixfetchError, facts
 from nixfetch.formats.signing import PublicKey
 from nixfetch.plan.retry import RetrySchedule
@@ -21,18 +23,29 @@ from nixfetch.transport import Pace, TransportOptions
 from nixfetch.transport.options import user_agent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from nixfetch.cache import CacheGroup
     from nixfetch.config.model import Config
+    from nixfetch.transport import Transport
 
 _log = logging.getLogger(__name__)
 MEMO = "memo-v1.sqlite"  # in `Config.cache_dir`
 _MILLISECOND = 0.001  # seconds
 
 
-def open_configured(config: Config, environ: Mapping[str, str]) -> CacheGroup:
+def open_configured(
+    config: Config,
+    environ: Mapping[str, str],
+    *,
+    throttle: Callable[[int], object] | None = None,
+) -> CacheGroup:
     """The caches that `config` names, as it wants them.
+
+    Args:
+        config: the settings.
+        environ: the environment, for secrets that it holds.
+        throttle: as for `open_caches`.
 
     Raises:
         As `open_caches`.
@@ -40,17 +53,14 @@ def open_configured(config: Config, environ: Mapping[str, str]) -> CacheGroup:
     return open_caches(
         config.substituters,
         options=transport_options(config),
-        retry=RetrySchedule(
-            tries=config.download_attempts,
-            base=config.retry_delay * _MILLISECOND,
-            longest=config.retry_max_delay * _MILLISECOND,
-        ),
+        retry=retry_schedule(config),
         netrc_file=netrc_file(config),
         memory=_memory(config),
         bandwidth=config.bandwidth,
         offline=config.offline,
         race=config.race,
         environ=environ,
+        throttle=throttle,
     )
 
 
@@ -75,6 +85,31 @@ def transport_options(config: Config) -> TransportOptions:
         ca_file=config.ca_file,
         user_agent=f"{user_agent(TransportOptions())} {suffix}" if suffix else None,
         trust_env=config.proxy_from_environment,
+    )
+
+
+def transport_to(text: str, config: Config, environ: Mapping[str, str]) -> Transport:
+    """The transport of a URL that a user named, with the user's settings.
+
+    Args:
+        text: a URL as of a cache, with its parameters.
+        config: timeouts, certificates.
+        environ: where credentials may be.
+
+    Raises:
+        ConfigError: it is no such URL, or its credentials cannot be read.
+    """
+    keyring = Keyring(environ, netrc_file(config))
+    url = CacheUrl.parse(text)
+    return reach(url, options=transport_options(config), keyring=keyring).transport()
+
+
+def retry_schedule(config: Config) -> RetrySchedule:
+    """How often to try, and how long to wait between tries."""
+    return RetrySchedule(
+        tries=config.download_attempts,
+        base=config.retry_delay * _MILLISECOND,
+        longest=config.retry_max_delay * _MILLISECOND,
     )
 
 

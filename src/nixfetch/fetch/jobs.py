@@ -183,7 +183,8 @@ class Jobs:
     def _look_up(self, path: StorePath) -> Result:
         self._checkpoint()
         try:
-            return LookedUp(path, self._caches.find(path, self._policy))
+            found = self._caches.find(path, self._policy, pausing=self._checkpoint)
+            return LookedUp(path, found)
         except NixfetchError as error:
             return Lost(path, error, looking=True)
 

@@ -215,7 +215,7 @@ def transfer(
             if blamed or isinstance(error, NarGoneError):
                 found.cache.disbelieved(error)
             failed.append(found)
-            found = caches.find_next(found, error, policy)
+            found = caches.find_next(found, error, policy, pausing=pausing)
         else:
             found.cache.believed()
             _warn_of_wrong_file(found, download)

@@ -11,8 +11,8 @@ alone (Retry-After) is left alone by all, whatever else of it comes in meanwhile
 While another cache is left, waiting for this one is a luxury, and `budget` seconds of it are all
 there are in a run: the wall time in which somebody waited in vain, in a try that failed or
 between two, counted once however many waited. Of a download that fails, only the time since it
-last made headway is in vain. And a cache that takes long for each narinfo, or for saying that it
-has none, holds up a whole closure, link by link: what is above `PROMPT` counts as well.
+last made headway is in vain. And a cache that takes long for each answer, if only to say that it
+has no such path, holds up a whole closure, link by link: what is above `PROMPT` counts as well.
 
 Decides; waits for nothing. The clock and the randomness are arguments.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nixfetch.plan.retry import RetrySchedule
 
 BUDGET = 30.0  # seconds of waiting in vain for one cache in a run, while another one is left
-PROMPT = 2.0  # seconds that a small object may take; what is above counts, though it comes
+PROMPT = 2.0  # seconds that an answer may take to come; what is above counts, though it comes
 FAILURES = 3  # in a row, at least, before a cache is dead, however few tries one object has
 UNUSABLE = 10  # answers in a row that are not to be believed, before another cache is preferred
 _SPANS = 64  # that are kept apart; what began before those is hardly heard of again

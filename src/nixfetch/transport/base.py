@@ -53,7 +53,7 @@ class Range:
         return self.start == 0 and self.stop is None
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     pass
 
 
@@ -71,6 +71,9 @@ class Pace:
     pausing: Callable[[], object] = field(default=_nothing, repr=False, compare=False)
     """Called now and then while an answer is waited for for long, by the thread that waits. Raises
     to give up. (S3's client waits by itself, and does not call it.)"""
+    answered: Callable[[float], object] = field(default=_nothing, repr=False, compare=False)
+    """Told how many seconds the remote took until the head of its answer was there, whatever that
+    says; redirects are answers of their own. Waiting for a connection does not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nixfetch.cache import BinaryCache
-from nixfetch.cache.client import StoreDirError
+from nixfetch.cache.about import StoreDirError
 from nixfetch.cache.gate import OutOfPatienceError
 from nixfetch.cache.memo import Memo
 from nixfetch.cache.memory import Memory

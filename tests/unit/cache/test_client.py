@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nixfetch.cache import BinaryCache, WrongPathError
-from nixfetch.cache.client import StoreDirError
+from nixfetch.cache.about import StoreDirError
 from nixfetch.cache.download import NarGoneError
 from nixfetch.errors import NixfetchError, TransportError, TrustError, facts
 from nixfetch.formats import cacheinfo, narinfo

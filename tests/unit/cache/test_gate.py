@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nixfetch.cache.gate import ClosedCacheError, Gate, OutOfPatienceError, Waits
+from nixfetch.cache.gate import _LOOK, ClosedCacheError, Gate, OutOfPatienceError, Waits
 from nixfetch.errors import TransportError
 from nixfetch.plan.health import BUDGET, PROMPT, UNUSABLE
 from nixfetch.plan.retry import RetrySchedule
@@ -327,6 +327,29 @@ def test_closing_wakes_who_waits() -> None:
     assert [type(error) for error in errors] == [ClosedCacheError] * 5
 
 
+def test_closing_wakes_them_just_when_they_look_again_as_well() -> None:
+    doors = []
+    threads = []
+    for _ in range(20):
+        waits = Waits(now=time.monotonic, sleep=None, fraction=lambda: 0.99)
+        door = Gate(RetrySchedule(tries=5, base=1000.0, longest=1000.0), waits, Pace())
+        doors.append(door)
+
+        def work(door: Gate = door) -> None:
+            with pytest.raises(ClosedCacheError):
+                door.ask(lambda _: (_ for _ in ()).throw(DOWN), hurried=False)
+
+        threads += [threading.Thread(target=work, daemon=True) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    time.sleep(_LOOK)
+    for door in doors:
+        door.close()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
 def test_a_try_that_is_abandoned_lets_the_next_one_in(clock: Clock) -> None:
     door = gate(clock)
     failed = door.asking(hurried=False)
@@ -416,8 +439,9 @@ def test_answers_that_come_late_cost_patience(clock: Clock, *, missing: bool) ->
     """While there is another cache; and it is not dead: whoever has none goes on asking it."""
     door = gate(clock)
 
-    def once(_: Pace) -> str:
+    def once(pace: Pace) -> str:
         clock.now += PROMPT + 8
+        pace.answered(PROMPT + 8)
         if missing:
             raise NotFoundError("none")
         return "answer"
@@ -441,8 +465,9 @@ def test_answers_that_come_late_cost_patience(clock: Clock, *, missing: bool) ->
 def test_prompt_answers_cost_none(clock: Clock) -> None:
     door = gate(clock)
 
-    def once(_: Pace) -> str:
-        clock.now += PROMPT
+    def once(pace: Pace) -> str:
+        clock.now += 100  # of which most went by before there was a connection
+        pace.answered(PROMPT)
         return "answer"
 
     for _ in range(100):

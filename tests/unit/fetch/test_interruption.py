@@ -249,3 +249,25 @@ def test_cancelled_while_a_server_is_silent(tmp_path: Path, cache: SimulatedCach
         assert not any(name.startswith("nixfetch-unpack") for name in names)
     assert places.names(tmp_path / "nix/store") == []
     assert list((tmp_path / "nix/var/nixfetch/inflight").iterdir()) == []
+
+
+def test_who_is_cancelled_asks_nobody_any_more(tmp_path: Path, cache: SimulatedCache) -> None:
+    """Though the caches stay open, for other runs."""
+    paths = [cache.add(name) for name in "abc"]
+    with (
+        HostileServer(cache.objects, {"*.narinfo": sins.silent}) as server,
+        open_caches([server.url]) as group,
+    ):
+        with LocalStore(tmp_path) as store, pytest.raises(CancelledError):
+            fetch_closure(
+                paths,
+                caches=group,
+                policy=POLICY,
+                store=store,
+                cancelled=lambda: server.asked("*.narinfo") == len(paths),
+            )
+        for thread in threading.enumerate():
+            if thread.name.startswith("nixfetch-lookup"):
+                thread.join(30)  # half of what the silence may last
+                assert not thread.is_alive()
+        assert len(server.requests) == len(paths)

@@ -272,3 +272,20 @@ def test_certificate_authorities_are_read_when_needed(
     assert isinstance(error, CertificateFileError)
     assert error.facts["file"] == str(ca_file)
     assert not error.retryable
+
+
+def test_how_long_an_answer_took_to_begin_is_told(server: LoopbackServer) -> None:
+    server.faults["late"] = Answer(DATA, delay=0.2)
+    server.faults["moved"] = Answer(b"there", 302, {"Location": "/late"}, delay=0.1)
+    server.faults["gone"] = Answer(b"", 404, delay=0.2)
+    told: list[float] = []
+    pace = Pace(stall=60, answered=told.append)
+    with client(server.url) as transport:
+        with transport.open("moved", pace=pace) as body:
+            assert len(told) == 2
+            assert b"".join(body.chunks) == DATA
+        with pytest.raises(NotFoundError), transport.open("gone", pace=pace):
+            pass
+    assert [seconds >= least for seconds, least in zip(told, (0.1, 0.2, 0.2), strict=True)] == [
+        True
+    ] * 3

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from contextlib import closing, suppress
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import httpx
@@ -81,7 +82,9 @@ class Engine(httpx.BaseTransport):
     def _try(self, target: Target, text: bytes, pace: Pace, *, fresh: bool) -> httpx.Response:
         connection = self._pool.take(target, pace, fresh=fresh)
         try:
+            began = monotonic()
             head = connection.ask(text, pace)
+            pace.answered(monotonic() - began)
             body, reusable = connection.body(head)
         except BaseException:
             self._pool.drop(connection)

@@ -202,6 +202,7 @@ class S3Transport:
 
     def _get_once(self, pace: Pace, key: str, **request: str) -> Mapping[str, Any]:
         client = self._access.client(pace)
+        began = monotonic()
         try:
             return client.get_object(Bucket=self._bucket, Key=key, **self._always, **request)
         except exceptions.ClientError as error:
@@ -216,6 +217,8 @@ class S3Transport:
             raise answers.BrokenAnswerError(
                 "malformed answer", retryable=True, reason=type(error).__name__
             ) from error
+        finally:
+            pace.answered(monotonic() - began)
 
 
 def _body(
