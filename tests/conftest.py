@@ -23,6 +23,8 @@ _EXCUSES = (
     "argparse lays help out anew",
     "no XFS here",
     "no systemd here",
+    "no k3s binary here",
+    "no kubectl here",
     "this kernel gives an ordinary user no namespace",
     "full asks for it",
 )

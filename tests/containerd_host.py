@@ -39,6 +39,7 @@ VERSIONS = ("1.6", "2.1")
 Version = Literal["1.6", "2.1"]
 PATIENCE = 120.0  # seconds for any one command; all take less than two on a quiet machine
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SOCKET = "containerd.sock"
 CGROUPS = Path("/sys/fs/cgroup")
 
 _PREPARE = """\
@@ -93,7 +94,7 @@ class Node:
 
     @property
     def socket(self) -> Path:
-        return self.folder / "containerd.sock"
+        return self.folder / SOCKET
 
     @property
     def log(self) -> str:
@@ -384,7 +385,7 @@ imports = {[str(fragment) for fragment in fragments]}
 disabled_plugins = {off}
 
 [grpc]
-  address = "{folder}/containerd.sock"
+  address = "{folder}/{SOCKET}"
 
 [plugins."io.containerd.internal.v1.opt"]
   path = "{folder}/opt"

@@ -22,7 +22,7 @@ import pytest
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.wrappers_pb2 import StringValue
 
-from containerd_host import Node, Ran, Version, node, scratch, wait_until
+from containerd_host import SOCKET, Node, Ran, Version, node, scratch, wait_until
 from images import BUSYBOX, Image, Layer, busybox_layer, nix_layer
 from servers import LoopbackServer
 from simulated_cache import KEY, Executable, Link, SimulatedCache, Tree
@@ -115,8 +115,10 @@ class World:
         return Image(f"example.test/{name}:v1", (busybox_layer(), self.layer(**more)))
 
     def big(self, paths: int) -> tuple[StorePath, ...]:
-        """More paths, small ones."""
-        return tuple(self.cache.add(f"small-{number}", b"%d" % number) for number in range(paths))
+        """More paths, small files; the last one refers to all others."""
+        names = [f"small-{number}-of-{paths}" for number in range(paths - 1)]
+        small = [self.cache.add(name, name.encode()) for name in names]
+        return (*small, self.cache.add(f"top-of-{paths}", b"top", references=small))
 
 
 @dataclass(slots=True)
@@ -258,18 +260,19 @@ def machine(
         server = stack.enter_context(LoopbackServer(objects))
         ours = Settings(name=NAME, address=str(address(folder)), root=str(root(folder)))
         fragment = containerd_fragment(ours, NUMBERS[version])
-        host = stack.enter_context(node(version, folder, fragments=[fragment]))
+        # In the order of the units: containerd dials at once, and then not again for a while.
         nix = stack.enter_context(
             daemon(
                 folder,
-                containerd=host.socket,
+                containerd=folder / SOCKET,
                 caches=caches or [server.url],
-                environ=environ,
                 keys=trusted,
                 settings=settings,
+                environ=environ,
                 activated=activated,
             )
         )
+        host = stack.enter_context(node(version, folder, fragments=[fragment]))
         yield Machine(version, host, nix, server, version != "1.6" and "lower" not in settings)
 
 

@@ -60,16 +60,18 @@ class FakeClosures:
         self.valid.add(path)
         return path
 
-    def sources(self, paths: Iterable[StorePath]) -> list[tuple[StorePath, str]]:
-        found = []
+    def located(
+        self, paths: Iterable[StorePath]
+    ) -> tuple[list[tuple[StorePath, str]], tuple[StorePath, ...]]:
+        found, links = [], []
         for path in paths:
-            if path not in self.valid or path.base.endswith(".link"):
-                raise PreconditionError("store path cannot be mounted", path=path)
-            found.append((path, str(self.place / path.base)))
-        return found
-
-    def links(self, paths: Iterable[StorePath]) -> tuple[StorePath, ...]:
-        return tuple(sorted(path for path in paths if path.base.endswith(".link")))
+            if path not in self.valid:
+                raise PreconditionError("store path is not valid", path=path)
+            if path.base.endswith(".link"):
+                links.append(path)
+            else:
+                found.append((path, str(self.place / path.base)))
+        return found, tuple(sorted(links))
 
     def root(self, name: str, paths: Sequence[StorePath]) -> None:
         if missing := set(paths) - self.valid:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 BUSYBOX = Path("/usr/bin/busybox")
-APPLETS = ("cat", "cp", "id", "ls", "mkdir", "mount", "rm", "sh", "sleep", "stat", "touch", "wc")
+APPLETS = ("cat", "grep", "id", "ls", "rm", "sh", "sleep", "stat", "touch", "wc")
 NIX_LAYER = "containerd.io/snapshot/nix-layer"
 NIX_STORE_PATH = "containerd.io/snapshot/nix-store-path."
 NIX_CLOSURE = "containerd.io/snapshot/nix-closure"

@@ -156,8 +156,14 @@ class Kubelet:
         for channel in self._channels.values():
             channel.close()
 
-    def call(self, service: str, method: str, **fields: Any) -> Any:
+    def call(self, service: str, method: str, *, patience: float = PATIENCE, **fields: Any) -> Any:
         """One call; fields of its request by name, messages as dictionaries.
+
+        Args:
+            service: ``RuntimeService`` or ``ImageService``.
+            method: of it.
+            patience: seconds.
+            fields: of the request.
 
         Raises:
             CallError: it failed.
@@ -168,7 +174,7 @@ class Kubelet:
             response_deserializer=_CLASSES[f"{method}Response"].FromString,
         )
         try:
-            return ask(_CLASSES[f"{method}Request"](**fields), timeout=PATIENCE)
+            return ask(_CLASSES[f"{method}Request"](**fields), timeout=patience)
         except grpc.RpcError as error:
             raise CallError(method, error.code().name, error.details() or "") from error
 

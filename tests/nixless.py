@@ -18,16 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import snapshotter
 from command import Ran
-from snapshotter.shim.programs import programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SHIM = "/opt/nixfetch/shim"
 """Where the stand-ins are, first in PATH."""
-LIBRARY = str(Path(snapshotter.__file__).parents[1])
 PATIENCE = 60.0  # seconds for one command; all take less than one
 _TOOLS = ("unshare", "nsenter", "setpriv", "pivot_root", "mount")
 _SITE = "/mnt"
@@ -47,6 +44,7 @@ rm -rf etc/nix etc/nixfetch
 pivot_root . old
 umount -l /old
 rmdir /old
+[ $$ != 1 ] || mount -t proc proc /proc
 for program in nix nix-store; do
   place=$(command -v $program) || continue
   place=$(readlink -f "$place")
@@ -70,15 +68,24 @@ class Nixless:
 
     pid: int
     """A process that holds it."""
+    namespaces: tuple[str, ...]
+    """That are its own, as nsenter has them."""
     environ: dict[str, str] = field(default_factory=dict)
     """What a service of it is started with; few have a HOME."""
 
     @classmethod
     @contextmanager
-    def started(cls) -> Iterator[Self]:
-        """Boot it; it goes with the block."""
+    def started(cls, *, processes: bool = False) -> Iterator[Self]:
+        """Boot it; it goes with the block.
+
+        Args:
+            processes: whether its processes are its own, and end with it. A signal for one that
+                `enter` begins then gets no further than to nsenter.
+        """
+        command = ["unshare", "--mount", "--propagation", "private"]
+        command += ["--pid", "--fork", "--kill-child"] if processes else []
         holder = subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", "sh", "-euc", _BOOT],
+            [*command, "sh", "-euc", _BOOT],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -88,8 +95,12 @@ class Nixless:
             assert holder.stdout is not None
             try:
                 assert holder.stdout.readline() == "ready\n"
+                pid, namespaces = holder.pid, ["--mount"]
+                if processes:
+                    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+                    pid, namespaces = int(children[0]), [*namespaces, "--pid"]
                 path = f"{SHIM}:/usr/sbin:/usr/bin:/sbin:/bin"
-                yield cls(holder.pid, {"PATH": path})
+                yield cls(pid, tuple(namespaces), {"PATH": path})
             finally:
                 holder.stdin.close()
 
@@ -100,7 +111,7 @@ class Nixless:
 
     def enter(self, *command: object, cwd: str = "/", user: int | None = None) -> list[str]:
         """The command line that does a command there."""
-        words = ["nsenter", f"--mount=/proc/{self.pid}/ns/mnt"]
+        words = ["nsenter", f"--target={self.pid}", *self.namespaces, "--"]
         if user is not None:
             words += ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
         # By a shell, so that it is looked for there: nsenter looks in the PATH of its own start.
@@ -137,11 +148,9 @@ class Nixless:
 
     def install_shim(self) -> None:
         """Put the stand-ins where its PATH begins."""
-        for file in programs(SHIM, python=sys.executable, library=LIBRARY):
-            place = self.top / file.path.lstrip("/")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(file.text)
-            place.chmod(0o755)
+        command = (sys.executable, "-m", "snapshotter.cli", "install", "--shim", SHIM)
+        ran = self.run(*command)
+        assert ran.code == 0, ran.err
 
     def links(self, directory: str) -> dict[str, str]:
         """Where the links below a directory of it point to, by name."""

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from containerd_host import Version, node, scratch
+from containerd_host import Version, node, scratch, wait_until
 from containers import NAME, NUMBERS, Machine
 from images import BUSYBOX, Content, Image, Program, layer
-from kubelet import Kubelet, Pod
+from kubelet import CallError, Kubelet, Pod
 from servers import LoopbackServer
 from simulated_cache import KEY, SimulatedCache
 from snapshotter.fragments import Settings, containerd_fragment
@@ -23,7 +23,6 @@ from snapshotter_daemon import address, daemon, root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 NAMESPACE = "k8s.io"
 PAUSE = "example.test/pause:v1"
@@ -35,6 +34,8 @@ class PodNode:
 
     machine: Machine
     kubelet: Kubelet
+    own_blobs: set[str] = field(default_factory=set)
+    """Of the image of sandboxes."""
     _pods: list[Pod] = field(default_factory=list)
 
     def pod(self, name: str = "pod") -> Pod:
@@ -45,9 +46,12 @@ class PodNode:
         self._pods.append(found)
         return found
 
-    def end_pods(self) -> None:
+    def end_pods(self) -> bool:
+        """End all pods; whether there were any."""
+        had = bool(self._pods)
         while self._pods:
             self._pods.pop().end()
+        return had
 
     def snapshots(self) -> list[str]:
         """Those of CRI's namespace, but for the pause image's."""
@@ -68,8 +72,24 @@ class PodNode:
         return sorted(ran.out.split())
 
     def leases(self) -> list[str]:
+        """Those of ours."""
         ran = self.machine.host.ctr("-n", NAMESPACE, "leases", "ls", "-q")
-        return sorted(ran.out.split())
+        return sorted(name for name in ran.out.split() if name.startswith("nixfetch-"))
+
+    def restart(self) -> None:
+        """Start the daemon once more, and wait until all have found it again."""
+        self.machine.nix.up()
+        wait_until(self.is_found, "the daemon is not found", of=self.machine.host)
+
+    def is_found(self) -> bool:
+        """Whether daemon and containerd have found each other."""
+        try:
+            self.kubelet.images()
+        except CallError as error:
+            if error.status != "UNIMPLEMENTED":
+                return False
+        words = ("-n", NAMESPACE, "snapshots", "--snapshotter", NAME, "ls")
+        return self.machine.host.ctr(*words, check=False).code == 0
 
 
 def pause() -> Image:
@@ -80,7 +100,7 @@ def pause() -> Image:
     return Image(PAUSE, (layer(content),), ("/sleep", "1000000"))
 
 
-def cri_settings(version: Version, registries: Path) -> str:
+def cri_settings(version: Version) -> str:
     """CRI on a machine that is itself in a corner of another one."""
     if version == "1.6":
         return f"""
@@ -91,14 +111,10 @@ def cri_settings(version: Version, registries: Path) -> str:
 [plugins."io.containerd.grpc.v1.cri".containerd]
   snapshotter = "{NAME}"
   disable_snapshot_annotations = false
-[plugins."io.containerd.grpc.v1.cri".registry]
-  config_path = "{registries}"
 """
     return f"""
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = "{PAUSE}"
-[plugins."io.containerd.cri.v1.images".registry]
-  config_path = "{registries}"
 [plugins."io.containerd.cri.v1.runtime"]
   disable_apparmor = true
   restrict_oom_score_adj = true
@@ -124,29 +140,28 @@ def node_of_pods(
     with ExitStack() as stack:
         folder = stack.enter_context(scratch())
         server = stack.enter_context(LoopbackServer(cache.objects))
-        registries = folder / "registries"
-        registries.mkdir()
         ours = Settings(
             name=NAME,
             address=str(address(folder)),
             root=str(root(folder)),
             cri=version != "1.6",  # whose own table it would replace
         )
+        # The daemon first: containerd tries at once, and after a failure not again for a while.
+        nix = stack.enter_context(
+            daemon(
+                folder,
+                containerd=folder / "containerd.sock",
+                caches=[server.url],
+                keys=[str(KEY.public())] if keys is None else keys,
+                settings=settings,
+            )
+        )
         host = stack.enter_context(
             node(
                 version,
                 folder,
                 fragments=[containerd_fragment(ours, NUMBERS[version])],
-                settings=cri_settings(version, registries),
-            )
-        )
-        nix = stack.enter_context(
-            daemon(
-                folder,
-                containerd=host.socket,
-                caches=[server.url],
-                keys=[str(KEY.public())] if keys is None else keys,
-                settings=settings,
+                settings=cri_settings(version),
             )
         )
         found = Machine(version, host, nix, server, version != "1.6" and "lower" not in settings)
@@ -154,5 +169,7 @@ def node_of_pods(
         host.ctr("-n", NAMESPACE, "image", "import", "--snapshotter", NAME, archive)
         kubelet = stack.enter_context(Kubelet(runtime=host.socket, images=nix.address))
         here = PodNode(found, kubelet)
+        wait_until(here.is_found, "the daemon is not found", of=host)
+        here.own_blobs = set(here.blobs())
         yield here
         here.end_pods()

@@ -27,9 +27,6 @@ VERBS = {
 }
 """By the name that is typed: the module."""
 
-USAGE = 2  # exit code of a command line that makes no sense
-"""As `nixfetch` has it."""
-
 
 def main() -> int:
     """Run the command line of this process; its exit code."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 MAX_FILE = 1024 * 1024  # bytes; ours have some hundred
-MAX_SOCKET = 107  # bytes of the path of a unix socket, less its terminator
+MAX_SOCKET = 106  # bytes; sun_path less its terminator, and less the dot of a passing name
 MAX_MOUNTS = 20_000  # the kernel's own limit is 100 000 a mount namespace
 
 MAX_NAME = 76  # characters of a namespace; containerd's limit

@@ -3,13 +3,7 @@
 An ordinary layer is an overlay, and nothing else. Of a Nix layer the closure is brought into the
 store before anything else is answered, and rooted as one set, for as long as the snapshot lives;
 a failure leaves neither row, nor directory, nor root. The layer itself holds empty places for
-the store paths. Containers above get the store paths in one of two ways:
-
-target  the overlay, then a read-only bind for each path (containerd 1.7 and later)
-lower   one overlay, whose first lower layer is a directory of exactly that closure; views and
-        large closures get this one in any case
-
-What is being unpacked gets no store paths: its layer has to write their places.
+the store paths. `mounting` decides how containers above get to see them.
 
 Crash story: a row that is not ready, then the directory, then the root, then the row is ready.
 Removal is the other way round. `recover` puts right what was cut short; it comes before all
@@ -20,23 +14,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING
 
 import nixfetch
 from snapshotter import contents, lifecycle
 from snapshotter import labels as nix_labels
-from snapshotter.errors import AlreadyExistsError, InternalError
+from snapshotter.errors import AlreadyExistsError
 from snapshotter.filters import ALL
 from snapshotter.labels import NixLayer
 from snapshotter.lifecycle import Kind
-from snapshotter.mounts import binds
+from snapshotter.mounting import MAX_BINDS, Closures, Farms, Mode, Mounting, parsed
 from snapshotter.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from snapshotter.filters import Filter
     from snapshotter.layers import Layers
@@ -45,78 +38,15 @@ if TYPE_CHECKING:
     from snapshotter.mounts import Mount
     from snapshotter.overlay import Overlay
 
-Mode = Literal["target", "lower"]
-
-MAX_BINDS = 1000  # mounts; 2000 take 1.3 s of the start of a container, one overlay 0.1 s
-
-_BIND = "none"
-"""The type of binds. The kernel ignores it; containerd 2.3 would look into a `bind` for users."""
+__all__ = ("Closures", "Farms", "Mode", "Snapshotter")
 
 _log = logging.getLogger(__name__)
-
-
-class Closures(Protocol):
-    """Store paths on this machine."""
-
-    def ensure(
-        self, layer: NixLayer, *, root: str, cancelled: Callable[[], bool]
-    ) -> tuple[nixfetch.StorePath, ...]:
-        """Have the whole closure of a layer present and rooted; an error leaves no root."""
-
-    def sources(self, paths: Iterable[nixfetch.StorePath]) -> list[tuple[nixfetch.StorePath, str]]:
-        """Where each of them lies; all are checked anew. A symbolic link is refused."""
-
-    def links(self, paths: Iterable[nixfetch.StorePath]) -> Collection[nixfetch.StorePath]:
-        """Those that are symbolic links themselves; all are checked anew."""
-
-    def root(self, name: str, paths: Sequence[nixfetch.StorePath]) -> None:
-        """Protect paths from the collector."""
-
-    def unroot(self, name: str) -> None:
-        """Protect them no longer."""
-
-    def roots(self) -> set[str]:
-        """The names of all roots."""
-
-
-class Farms(Protocol):
-    """Directories that hold a closure, and nothing else."""
-
-    def get(self, closure: tuple[nixfetch.StorePath, ...]) -> Path:
-        """The directory of a closure."""
-
-    def sweep(self, used: Collection[str]) -> None:
-        """Delete all but those of these names."""
-
 
 _MISSING = 3  # exit code of an error that says: in no cache
 
 
-@dataclass(frozen=True, slots=True)
-class _Needs:
-    """The store paths of a container, by how it gets them."""
-
-    farmed: tuple[nixfetch.StorePath, ...] = ()
-    """As the first lower layer."""
-    bound: tuple[tuple[nixfetch.StorePath, str], ...] = ()
-    """As binds, each with where it lies."""
-
-
-_NOTHING = _Needs()
-
-
 def _never() -> bool:
     return False
-
-
-def _parsed(text: str) -> nixfetch.StorePath:
-    """A store path of the database, which somebody may have written to."""
-    try:
-        return nixfetch.StorePath.parse_full(text)
-    except nixfetch.FormatError as error:
-        raise InternalError(
-            "database of snapshots holds what is no store path", path=ascii(text[:100])
-        ) from error
 
 
 def _are_unknown(paths: Collection[nixfetch.StorePath], error: nixfetch.FetchFailedError) -> bool:
@@ -150,11 +80,11 @@ class Snapshotter:
             mode: how containers get store paths; asked whenever one does.
             max_binds: mounts of a container; closures of more paths use a farm.
         """
-        self._store, self._layers, self._overlay = store, layers, overlay
-        self._closures, self._farms = closures, farms
-        self._mode, self._max_binds = mode, max_binds
+        self._store, self._layers, self._closures = store, layers, closures
+        self._mounting = Mounting(
+            layers, overlay, closures=closures, farms=farms, mode=mode, max_binds=max_binds
+        )
         self._turns = Turns()
-        self._farming = threading.Lock()  # from the look at a farm until a row names it
         self._cleaning = threading.Lock()
         self.rubbish = threading.Event()
         """Set when there is something for `cleanup`."""
@@ -247,10 +177,9 @@ class Snapshotter:
         return self._store.layer(layer.ref, parent) is not None
 
     def _finish(self, snapshot: Snapshot) -> list[Mount]:
-        needs = self._needs(snapshot)
-        with self._farm_of(snapshot, needs) as farm:
-            self._store.finish(snapshot.id, farm=None if farm is None else farm.name)
-        return self._mounts(snapshot, needs, farm)
+        with self._mounting.mounts(snapshot) as (mounts, farm):
+            self._store.finish(snapshot.id, farm=farm)
+        return mounts
 
     def _finish_layer(
         self, snapshot: Snapshot, layer: NixLayer, cancelled: Callable[[], bool]
@@ -261,7 +190,7 @@ class Snapshotter:
         texts = list(map(str, paths))
         if not layer.complete or layer.ref is None:
             self._store.finish(snapshot.id, paths=texts)
-            return [self._tree(snapshot)]
+            return [self._mounting.tree(snapshot)]
         self._add_mountpoints(snapshot.id, paths)
         usage = self._layers.usage(snapshot.id)
         if not self._store.finish_layer(snapshot.id, layer.ref, usage, paths=texts):
@@ -271,8 +200,7 @@ class Snapshotter:
 
     def _add_mountpoints(self, id_: int, paths: Sequence[nixfetch.StorePath]) -> None:
         assert self._closures is not None
-        links = self._closures.links(paths)  # nothing is mounted for them, see `_needs_farm`
-        sources = self._closures.sources(path for path in paths if path not in links)
+        sources, _ = self._closures.located(paths)  # nothing is mounted for links, see `_needs`
         self._layers.add_mountpoints(
             id_, [(path.base, Path(source).is_dir()) for path, source in sources]
         )
@@ -302,56 +230,10 @@ class Snapshotter:
         """
         snapshot = self._store.snapshot(key)
         lifecycle.check_mountable(snapshot.kind, key)
-        needs = self._needs(snapshot)
-        with self._farm_of(snapshot, needs) as farm:
-            if farm is not None and farm.name != snapshot.farm:
-                self._store.set_farm(snapshot.id, farm.name)
-        return self._mounts(snapshot, needs, farm)
-
-    def _needs(self, snapshot: Snapshot) -> _Needs:
-        """The store paths of a container, checked anew."""
-        if snapshot.unpacking or not snapshot.paths or self._closures is None:
-            return _NOTHING
-        closure = tuple(sorted(map(_parsed, snapshot.paths)))
-        links: Collection[nixfetch.StorePath] = ()
-        if self._farms is not None:
-            # Whoever mounts a view by himself unmounts one mount, and would leave the binds.
-            if (
-                snapshot.kind is Kind.VIEW
-                or len(closure) > self._max_binds
-                or self._mode() == "lower"
-            ):
-                return _Needs(farmed=closure)
-            # A bind of a path that is a link would be one of what it points to.
-            links = self._closures.links(closure)
-        bound = self._closures.sources(path for path in closure if path not in links)
-        return _Needs(farmed=tuple(sorted(links)), bound=tuple(bound))
-
-    @contextmanager
-    def _farm_of(self, snapshot: Snapshot, needs: _Needs) -> Iterator[Path | None]:
-        """The farm that a snapshot needs, which nobody sweeps away in here."""
-        if not needs.farmed:
-            yield None
-            return
-        assert self._farms is not None
-        self._farms.get(needs.farmed)  # may take seconds, so that nobody waits for it below
-        with self._farming:
-            farm = self._farms.get(needs.farmed)
-            self._layers.link_farm(snapshot.id, farm)
-            yield farm
-
-    def _mounts(self, snapshot: Snapshot, needs: _Needs, farm: Path | None) -> list[Mount]:
-        return [self._tree(snapshot, farm), *binds(needs.bound, type=_BIND)]
-
-    def _tree(self, snapshot: Snapshot, farm: Path | None = None) -> Mount:
-        layers = self._layers
-        lowers = [layers.upper(id_) for id_ in snapshot.parents]
-        if farm is not None:
-            lowers = [layers.farm(snapshot.id), *lowers]
-        upper = layers.upper(snapshot.id)
-        if snapshot.kind is Kind.VIEW:
-            return self._overlay.mount(lowers or [upper])
-        return self._overlay.mount(lowers, upper=upper, work=layers.work(snapshot.id))
+        with self._mounting.mounts(snapshot) as (mounts, farm):
+            if farm is not None and farm != snapshot.farm:
+                self._store.set_farm(snapshot.id, farm)
+        return mounts
 
     # ------------------------------------------------------------ committing
 
@@ -413,7 +295,7 @@ class Snapshotter:
         """The store paths that a layer is made of, rooted; none for an ordinary one."""
         assert self._closures is not None
         if snapshot.own_paths:
-            return tuple(map(_parsed, self._store.own_paths(snapshot.id)))
+            return tuple(map(parsed, self._store.own_paths(snapshot.id)))
         layer = nix_labels.parse(labels)
         found = () if layer else contents.store_paths(Path(self._layers.upper(snapshot.id)))
         if layer is None and not found:
@@ -461,9 +343,7 @@ class Snapshotter:
             self._layers.sweep(self._store.ids)
             self._layers.delete(stopped=stopped)
             self._sweep_roots()
-            if self._farms is not None:
-                with self._farming:
-                    self._farms.sweep(self._store.farms())
+            self._mounting.sweep(self._store.farms)
 
     def recover(self) -> None:
         """Put right what the end of an earlier process cut short. Before all other calls."""
@@ -499,7 +379,7 @@ class Snapshotter:
             if self._root(id_) in roots:
                 continue
             try:
-                paths = tuple(map(_parsed, self._store.own_paths(id_)))
+                paths = tuple(map(parsed, self._store.own_paths(id_)))
                 self._closures.root(self._root(id_), paths)
             except nixfetch.NixfetchError as error:  # its containers cannot start; others can
                 _log.error("root of snapshot %d cannot be made again: %s", id_, error)

@@ -304,11 +304,16 @@ def run(args: argparse.Namespace) -> int:
     ):
         checks.append(check)
         if not args.json:
-            sys.stdout.write(f"{check.state:4}  {check.name}: {check.found}\n")
+            sys.stdout.write(_shown(f"{check.state:4}  {check.name}: {check.found}"))
             if check.fix and check.state != "ok":
-                sys.stdout.write(f"      fix: {check.fix}\n")
+                sys.stdout.write(_shown(f"      fix: {check.fix}"))
     code = _FAILED if any(check.state == "fail" for check in checks) else 0
     if args.json:
         report = {"checks": [asdict(check) for check in checks], "exit_code": code}
         sys.stdout.write(json.dumps(report) + "\n")
     return code
+
+
+def _shown(line: str) -> str:
+    """One line, whatever configurations and answers hold."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line) + "\n"

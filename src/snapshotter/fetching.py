@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import nixfetch
+from snapshotter.memory import give_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +28,8 @@ _log = logging.getLogger(__name__)
 class Source:
     """Where store paths come from, and whom to believe."""
 
-    open_caches: Callable[[], nixfetch.CacheGroup]
+    open_caches: Callable[[bool], nixfetch.CacheGroup]
+    """Opens them; they are asked anew where it is told True, whatever is remembered of them."""
     policy: nixfetch.TrustPolicy
     jobs: int | None = None
     """NARs unpacked at a time; as many as there are cores by default."""
@@ -64,16 +66,18 @@ class Fetcher:
         """
         self.here.fetched = True
         try:
-            with self._source.open_caches() as caches:
-                report = nixfetch.fetch_closure(
-                    paths,
-                    caches=caches,
-                    policy=self._source.policy,
-                    store=store,
-                    jobs=self._source.jobs,
-                    min_free=self._source.min_free,
-                    cancelled=cancelled,
-                )
+            return self._counted(paths, store, cancelled)
+        finally:
+            give_back()
+
+    def _counted(
+        self,
+        paths: Sequence[nixfetch.StorePath],
+        store: nixfetch.LocalStore,
+        cancelled: Callable[[], bool],
+    ) -> nixfetch.Report:
+        try:
+            report = self._fetch(paths, store, cancelled)
         except nixfetch.FetchFailedError as error:
             self._metrics.fetched(error.report, failed=True)
             raise
@@ -88,6 +92,48 @@ class Fetcher:
             report.seconds,
         )
         return report
+
+    def _fetch(
+        self,
+        paths: Sequence[nixfetch.StorePath],
+        store: nixfetch.LocalStore,
+        cancelled: Callable[[], bool],
+    ) -> nixfetch.Report:
+        try:
+            return self._fetch_once(paths, store, cancelled, refresh=False)
+        except nixfetch.FetchFailedError as error:
+            if not is_remembered(error.report):
+                raise
+        # A pod may be older than its paths: what a cache lacked a minute ago it may have now.
+        return self._fetch_once(paths, store, cancelled, refresh=True)
+
+    def _fetch_once(
+        self,
+        paths: Sequence[nixfetch.StorePath],
+        store: nixfetch.LocalStore,
+        cancelled: Callable[[], bool],
+        *,
+        refresh: bool,
+    ) -> nixfetch.Report:
+        with self._source.open_caches(refresh) as caches:
+            return nixfetch.fetch_closure(
+                paths,
+                caches=caches,
+                policy=self._source.policy,
+                store=store,
+                jobs=self._source.jobs,
+                min_free=self._source.min_free,
+                cancelled=cancelled,
+            )
+
+
+def is_remembered(report: nixfetch.Report) -> bool:
+    """Whether a cache was not asked, since it lacked a path lately."""
+    return any(
+        answer.facts.get("remembered")
+        for failure in report.failures
+        for _, answer in getattr(failure.error, "errors", ())
+    )
 
 
 class Counted:
@@ -105,7 +151,7 @@ class Counted:
             metrics: keeps the counts.
         """
         self._closures, self._fetcher, self._metrics = closures, fetcher, metrics
-        self.sources, self.links = closures.sources, closures.links
+        self.located = closures.located
         self.root, self.unroot, self.roots = closures.root, closures.unroot, closures.roots
 
     def ensure(

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 MARK: Final = "Made by `nixfetch-snapshotter install`; what is changed here is lost with the next."
-"""In a comment in the first line of each file: this one is ours to replace."""
+"""In a comment in the first line of each file (of scripts: soon after): it is ours to replace."""
 
 Version = tuple[int, int, int]
 TARGETS_SINCE: Final = (1, 7, 0)  # the first containerd that honours the target of a mount
@@ -65,6 +65,8 @@ class File:
 
     path: str
     text: str
+    mode: int = 0o644
+    """Of its permissions."""
 
 
 def quoted(text: str) -> str:

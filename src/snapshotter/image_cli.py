@@ -28,17 +28,18 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     import nixfetch
+    from snapshotter.config import Settings
     from snapshotter.image.locations import Access, Loader, Put
     from snapshotter.image.trees import Trees
     from snapshotter.oci.config import Process
     from snapshotter.oci.image import Image
     from snapshotter.oci.model import Platform
 
-    Containerd: TypeAlias = Callable[[argparse.Namespace], AbstractContextManager[Loader]]
+    Containerd: TypeAlias = Callable[[Path, str], AbstractContextManager[Loader]]
 
 SUMMARY = "build, look into, load and push images of store paths"
-STORE = "/var/lib/nixfetch"
-"""Where the daemon has its store, and so this command."""
+CONFIG = Path("/etc/nixfetch/snapshotter.toml")
+"""The settings of the daemon, read where they are: its store and its containerd are meant."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +108,8 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_access(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", metavar="ROOT", help=f"the store (default: {STORE})")
+    parser.add_argument("--store", metavar="ROOT", help="the store (default: the daemon's)")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="settings of the daemon")
     parser.add_argument(
         "--platform", metavar="OS/ARCH", help="which image, where there are several; what it is for"
     )
@@ -116,7 +118,7 @@ def _add_access(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ca-file", type=Path, metavar="FILE", help="certificates to trust, PEM")
     parser.add_argument("--address", metavar="SOCKET", help="of containerd")
     parser.add_argument(
-        "--snapshotter", default="nix", metavar="NAME", help="of containerd, that has the layers"
+        "--snapshotter", metavar="NAME", help="of containerd, that gets the layers (default: nix)"
     )
 
 
@@ -131,7 +133,7 @@ def run(
     Args:
         args: it.
         environ: the environment; that of this process by default.
-        containerd: connects to the one that the command line names.
+        containerd: connects to the one at a socket, for a snapshotter of that name.
     """
     does = {"build": _build, "inspect": _inspect, "load": _copy, "push": _copy, "ref": _ref}
     does[args.action](args, os.environ if environ is None else environ, containerd or _connecting)
@@ -231,14 +233,34 @@ def _access(args: argparse.Namespace, environ: Mapping[str, str], containerd: Co
         plain_http=args.plain_http,
         ca_file=args.ca_file,
         trees=lambda: _trees(args, environ),
-        containerd=lambda: containerd(args),
+        containerd=lambda: _containerd(args, environ, containerd),
     )
 
 
-def _connecting(args: argparse.Namespace) -> AbstractContextManager[Loader]:
+def _settings(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
+    from snapshotter import config
+
+    flags = {"store": args.store or environ.get("NIXFETCH_STORE") or None}
+    return config.load(flags, args.config or (CONFIG if CONFIG.exists() else None))
+
+
+def _containerd(
+    args: argparse.Namespace, environ: Mapping[str, str], containerd: Containerd
+) -> AbstractContextManager[Loader]:
+    from snapshotter.image.locations import PlaceError
+
+    settings = _settings(args, environ)
+    service = settings.image_service
+    address = args.address or service.containerd_address or settings.containerd_address
+    if address is None:
+        raise PlaceError("no socket of containerd is known", hint="--address SOCKET")
+    return containerd(Path(address), args.snapshotter or service.snapshotter)
+
+
+def _connecting(address: Path, snapshotter: str) -> AbstractContextManager[Loader]:
     from snapshotter.cri.loading import connecting
 
-    return connecting(args.address, snapshotter=args.snapshotter)
+    return connecting(address, snapshotter=snapshotter)
 
 
 def _config_json(environ: Mapping[str, str]) -> Path:
@@ -252,8 +274,7 @@ def _trees(args: argparse.Namespace, environ: Mapping[str, str]) -> Iterator[Tre
     import nixfetch
     from snapshotter.image.trees import Trees
 
-    root = args.store or environ.get("NIXFETCH_STORE") or STORE
-    with nixfetch.LocalStore(root, read_only=True) as store:
+    with nixfetch.LocalStore(_settings(args, environ).store, read_only=True) as store:
         yield Trees(store)
 
 

@@ -9,6 +9,7 @@ there is none). Which one depends on the version, which is asked of `containerd 
 --containerd-version says it.
 --k3s: templates for the containerd in k3s, and k3s' own setting of the snapshotter.
 --systemd: the units of the daemon.
+--shim DIR: programs for nix-snapshotter, in place of Nix: nix-store, external-builder.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import platform
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -43,6 +45,7 @@ K3S_SETTINGS: Final = "/etc/rancher/k3s/config.yaml.d/nixfetch.yaml"
 K3S_CONTAINERD: Final = "/run/k3s/containerd/containerd.sock"
 K3S_NAME: Final = "nixfetch"  # newer k3s has a snapshotter of its own that is called nix
 MAX_CONFIGURATION = 1024 * 1024  # bytes; real ones have some KiB
+_HEAD = 4  # lines of a script in which the mark may be
 _PATIENCE = 10.0  # seconds for a program to say its version
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 _VERSION = re.compile(r"\bv?(\d{1,5})\.(\d{1,5})(?:\.(\d{1,5}))?")
@@ -105,9 +108,30 @@ def for_k3s(settings: Settings, plan: Plan) -> None:
     plan.steps.append("systemctl restart k3s    # on agents: k3s-agent")
 
 
+def for_shim(directory: Path, plan: Plan) -> None:
+    """Add what nix-snapshotter runs in place of Nix's own programs.
+
+    Raises:
+        InvalidArgumentError: no script can name that directory, or it is not absolute.
+    """
+    from snapshotter.shim.programs import programs
+
+    if not directory.is_absolute():
+        raise InvalidArgumentError("the path has to be absolute", flag="--shim", path=directory)
+    library = str(Path(fragments.__file__).parents[1])
+    found = programs(str(directory), python=sys.executable, library=library)
+    plan.files += [replace(file, mode=0o755) for file in found]
+    plan.steps.append(
+        f"put {directory} first in the PATH of the service that has nix-snapshotter in it,"
+        f" e.g. PATH={directory}:/usr/sbin:/usr/bin:/sbin:/bin in /etc/default/k3s;"
+        f' or say external_builder = "{directory}/external-builder" in its config.toml'
+    )
+
+
 def is_ours(content: bytes) -> bool:
     """Whether an earlier installation made this file."""
-    return MARK.encode() in content.partition(b"\n")[0]
+    lines = content.split(b"\n", _HEAD)[: _HEAD if content.startswith(b"#!") else 1]
+    return any(MARK.encode() in line for line in lines)
 
 
 def write(files: Sequence[File], *, top: Path, force: bool) -> Iterator[tuple[File, str]]:
@@ -131,10 +155,10 @@ def write(files: Sequence[File], *, top: Path, force: bool) -> Iterator[tuple[Fi
             hint="merge by hand what --dry-run prints, or replace it with --force",
         )
     for file, place, content in found:
-        if content == file.text.encode():
+        if content == file.text.encode() and stat.S_IMODE(place.stat().st_mode) == file.mode:
             yield file, "unchanged"
         else:
-            _replace(place, file.text.encode())
+            _replace(place, file)
             yield file, "written"
 
 
@@ -158,16 +182,16 @@ def _read(place: Path) -> bytes | None:
     return content
 
 
-def _replace(place: Path, content: bytes) -> None:
+def _replace(place: Path, file: File) -> None:
     """Write `place` whole or not at all; whoever reads it may not be root."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
         try:
-            with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
-                file.write(content)
-                file.flush()
-                os.fchmod(descriptor, 0o644)
+            with open(descriptor, "wb") as opened:  # noqa: PTH123 - a descriptor
+                opened.write(file.text.encode())
+                opened.flush()
+                os.fchmod(descriptor, file.mode)
                 os.fsync(descriptor)
             Path(name).replace(place)
         except BaseException:
@@ -268,6 +292,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--containerd", action="store_true", help="containerd's configuration")
     parser.add_argument("--k3s", action="store_true", help="the templates of k3s")
     parser.add_argument("--systemd", action="store_true", help="units of the daemon")
+    parser.add_argument(
+        "--shim", type=Path, metavar="DIR", help="programs for nix-snapshotter, into DIR"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
     parser.add_argument("--force", action="store_true", help="replace what others wrote, too")
     parser.add_argument(
@@ -314,9 +341,9 @@ def planned(args: argparse.Namespace) -> Plan:
     Raises:
         SnapshotterError: of one of its leaves, where they do not go together with this machine.
     """
-    if not (args.containerd or args.k3s or args.systemd):
+    if not (args.containerd or args.k3s or args.systemd or args.shim):
         raise InvalidArgumentError(
-            "nothing to set up was named", hint="--containerd, --k3s, --systemd, or several"
+            "nothing to set up was named", hint="--containerd, --k3s, --systemd, --shim, or several"
         )
     settings = _settings(args)
     plan = Plan()
@@ -328,6 +355,8 @@ def planned(args: argparse.Namespace) -> Plan:
         for_containerd(settings, version, main, plan)
     if args.k3s:
         for_k3s(settings if args.name else replace(settings, name=K3S_NAME), plan)
+    if args.shim:
+        for_shim(args.shim, plan)
     return plan
 
 

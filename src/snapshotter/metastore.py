@@ -17,70 +17,21 @@ Knows nothing of directories; store paths are text here.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from snapshotter import lifecycle
+from snapshotter import lifecycle, rows
 from snapshotter.database import Database
-from snapshotter.errors import AlreadyExistsError, NotFoundError, PreconditionError
-from snapshotter.lifecycle import Info, Kind, Usage
+from snapshotter.errors import AlreadyExistsError, PreconditionError
+from snapshotter.lifecycle import Kind, Usage
+from snapshotter.rows import Removed, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
-    from snapshotter.database import Connection
+    from snapshotter.lifecycle import Info
 
-_FEW = 20  # snapshots whose labels are looked up one by one; else all labels are read
-
-_CHAIN = """
-with recursive chain (id, parent_id, depth) as (
-    select id, parent_id, 0 from snapshots where name = ? and ready
-    union all
-    select s.id, s.parent_id, depth + 1 from snapshots s join chain c on s.id = c.parent_id
-)
-"""
-_CHAIN_ROWS = f"""{_CHAIN}
-select s.id, s.kind, s.unpacking, s.farm,
-    exists (select 1 from nix_paths where snapshot_id = s.id)
-from chain c join snapshots s on s.id = c.id order by c.depth
-"""  # noqa: S608 - text of this module
-_CHAIN_PATHS = f"""{_CHAIN}
-select n.path from chain c join nix_paths n on n.snapshot_id = c.id order by c.depth, n.ord
-"""  # noqa: S608 - text of this module
-_INFO = (
-    "select s.id, s.name, coalesce(p.name, ''), s.kind, s.created_ns, s.updated_ns"
-    " from snapshots s left join snapshots p on p.id = s.parent_id where s.ready"
-)
-_ONE = f"{_INFO} and s.name = ?"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """What it takes to mount a snapshot."""
-
-    id: int
-    kind: Kind
-    parents: tuple[int, ...]
-    """Ids, the nearest first."""
-    unpacking: bool
-    """A layer is unpacked into it; no container runs from it."""
-    paths: tuple[str, ...]
-    """The store paths of its parents, and its own; distinct, those of near layers first."""
-    own_paths: bool
-    """Whether some of them are its own."""
-    farm: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """What a snapshot has left behind."""
-
-    id: int
-    own_paths: bool
-    """Whether it had store paths of its own, and a root of them."""
-    farm: str | None
+__all__ = ("Metastore", "Removed", "Snapshot")
 
 
 class Metastore:
@@ -118,8 +69,7 @@ class Metastore:
             NotFoundError: there is none.
         """
         with self._reading() as db:
-            rows = db.rows(_ONE, [name])
-            return _infos(db, rows)[0] if rows else _missing(name)
+            return rows.info(db, name)[1]
 
     def walk(self, where: Mapping[str, str] | None = None) -> list[Info]:
         """All snapshots, or those that may be meant; by name.
@@ -128,7 +78,7 @@ class Metastore:
             where: what they are known to have, to look at fewer: ``name``, ``parent``,
                 ``label KEY``.
         """
-        conditions, values = [_INFO], list[str]()
+        conditions, values = [rows.INFO], list[str]()
         for field, value in (where or {}).items():
             match field.split(" ", 1):
                 case ["name"]:
@@ -144,7 +94,7 @@ class Metastore:
                     continue
             values.append(value)
         with self._reading() as db:
-            return _infos(db, db.rows(" ".join([*conditions, "order by s.name"]), values))
+            return rows.infos(db, db.rows(" ".join([*conditions, "order by s.name"]), values))
 
     def usage(self, name: str) -> tuple[int, Kind, Usage]:
         """Id and kind of a snapshot, and what it took when it was committed.
@@ -157,7 +107,7 @@ class Metastore:
                 "select id, kind, size, inodes from snapshots where name = ? and ready", [name]
             )
         if row is None:
-            _missing(name)
+            raise rows.missing(name)
         return row[0], Kind(row[1]), Usage(row[2], row[3])
 
     def snapshot(self, name: str) -> Snapshot:
@@ -167,7 +117,7 @@ class Metastore:
             NotFoundError: there is none.
         """
         with self._reading() as db:
-            return _snapshot(db, name)
+            return rows.snapshot(db, name)
 
     def layer(self, ref: str, parent: str) -> str | None:
         """The committed snapshot of store paths that was made for a chain of layers, if any.
@@ -177,7 +127,7 @@ class Metastore:
             parent: name of its parent, or empty.
         """
         with self._reading() as db:
-            return _layer(db, ref, parent)
+            return rows.layer(db, ref, parent)
 
     def ids(self) -> set[int]:
         """Of all snapshots, those that are being made included."""
@@ -193,29 +143,29 @@ class Metastore:
         """The snapshots that have store paths of their own, which need a root."""
         with self._reading() as db:
             # The primary key gives them without a look at every path.
-            rows = db.rows(
+            found = db.rows(
                 "select id from snapshots s where ready"
                 " and exists (select 1 from nix_paths where snapshot_id = s.id)"
             )
-            return {id_ for (id_,) in rows}
+            return {id_ for (id_,) in found}
 
     def own_paths(self, id_: int) -> tuple[str, ...]:
         """The store paths of one snapshot, without those of its parents."""
         with self._reading() as db:
-            rows = db.rows("select path from nix_paths where snapshot_id = ? order by ord", [id_])
-            return tuple(path for (path,) in rows)
+            found = db.rows("select path from nix_paths where snapshot_id = ? order by ord", [id_])
+            return tuple(path for (path,) in found)
 
     def farms(self) -> set[str]:
         """Those that snapshots are mounted from."""
         with self._reading() as db:
-            rows = db.rows("select distinct farm from snapshots where farm is not null")
-            return {farm for (farm,) in rows}
+            found = db.rows("select distinct farm from snapshots where farm is not null")
+            return {farm for (farm,) in found}
 
     def counts(self) -> dict[Kind, int]:
         """How many snapshots there are of each kind."""
         with self._reading() as db:
-            rows = db.rows("select kind, count(*) from snapshots where ready group by kind")
-            return {Kind(kind): count for kind, count in rows}
+            found = db.rows("select kind, count(*) from snapshots where ready group by kind")
+            return {Kind(kind): count for kind, count in found}
 
     # ------------------------------------------------------------ changing
 
@@ -244,8 +194,8 @@ class Metastore:
         """
         now = self._now()
         with self._writing(durable=False) as db:
-            parent_id = _parent(db, parent)
-            if _taken(db, key):
+            parent_id = rows.committed_id(db, parent)
+            if rows.is_taken(db, key):
                 raise AlreadyExistsError("there is a snapshot of that name", name=key)
             id_ = db.run(
                 "insert into snapshots"
@@ -253,8 +203,8 @@ class Metastore:
                 " values (?, ?, ?, ?, ?, ?)",
                 [key, parent_id, kind, unpacking, now, now],
             )
-            _set_labels(db, id_, labels)
-            above = _snapshot(db, parent) if parent else None
+            rows.set_labels(db, id_, labels)
+            above = rows.snapshot(db, parent) if parent else None
         return Snapshot(
             id=id_,
             kind=kind,
@@ -275,7 +225,7 @@ class Metastore:
         """
         with self._writing(durable=False) as db:
             db.run("update snapshots set ready = 1, farm = ? where id = ?", [farm, id_])
-            _set_paths(db, id_, paths)
+            rows.set_paths(db, id_, paths)
 
     def finish_layer(self, id_: int, ref: str, usage: Usage, *, paths: Sequence[str]) -> bool:
         """Let all see the snapshot as a committed one, unless another was made for its chain.
@@ -295,13 +245,13 @@ class Metastore:
                 " from snapshots s where id = ?",
                 [id_],
             )
-            if _layer(db, ref, parent) is not None:
+            if rows.layer(db, ref, parent) is not None:
                 return False
             db.run(
                 "update snapshots set ready = 1, kind = ?, size = ?, inodes = ? where id = ?",
                 [Kind.COMMITTED, usage.size, usage.inodes, id_],
             )
-            _set_paths(db, id_, paths)
+            rows.set_paths(db, id_, paths)
             return True
 
     def abandon(self, id_: int) -> None:
@@ -347,12 +297,12 @@ class Metastore:
                 " left join snapshots p on p.id = s.parent_id where s.name = ? and s.ready",
                 [key],
             )
-            if name != key and _taken(db, name):
+            if name != key and rows.is_taken(db, name):
                 raise AlreadyExistsError("there is a snapshot of that name", name=name)
             if row is None:
-                _missing(key)
+                raise rows.missing(key)
             lifecycle.check_commit(Kind(row[1]), key)
-            parent_id = _parent(db, lifecycle.new_parent(row[2], parent))
+            parent_id = rows.committed_id(db, lifecycle.new_parent(row[2], parent))
             db.run(
                 "update snapshots set name = ?, kind = ?, parent_id = ?, size = ?, inodes = ?,"
                 " created_ns = ?, updated_ns = ? where id = ?",
@@ -361,9 +311,9 @@ class Metastore:
                     *(now, now, row[0]),
                 ],
             )
-            _set_labels(db, row[0], labels)
+            rows.set_labels(db, row[0], labels)
             if paths is not None:
-                _set_paths(db, row[0], paths)
+                rows.set_paths(db, row[0], paths)
 
     def update(self, name: str, labels: Mapping[str, str], fields: Collection[str]) -> Info:
         """Change the labels of a snapshot, as `lifecycle.updated_labels`.
@@ -373,12 +323,11 @@ class Metastore:
             InvalidArgumentError: a field cannot be changed, or there would be too many labels.
         """
         with self._writing() as db:
-            rows = db.rows(_ONE, [name])
-            before = _infos(db, rows)[0] if rows else _missing(name)
+            id_, before = rows.info(db, name)
             after = lifecycle.updated_labels(before.labels, labels, fields)
-            _set_labels(db, rows[0][0], lifecycle.checked_labels(after))
-            db.run("update snapshots set updated_ns = ? where id = ?", [self._now(), rows[0][0]])
-            return _infos(db, db.rows(_ONE, [name]))[0]
+            rows.set_labels(db, id_, lifecycle.checked_labels(after))
+            db.run("update snapshots set updated_ns = ? where id = ?", [self._now(), id_])
+            return rows.info(db, name)[1]
 
     def remove(self, name: str) -> Removed:
         """Forget a snapshot.
@@ -399,7 +348,7 @@ class Metastore:
                 [name],
             )
             if row is None:
-                _missing(name)
+                raise rows.missing(name)
             id_, own_paths, farm, child = row
             if child is not None:
                 raise PreconditionError(
@@ -420,91 +369,3 @@ class Metastore:
                     names.append(str(row[0]))
                     db.run("delete from snapshots where id = ?", [id_])
         return names
-
-
-def _missing(name: str) -> Any:
-    raise NotFoundError("snapshot does not exist", name=name)
-
-
-def _taken(db: Connection, name: str) -> bool:
-    return db.row("select 1 from snapshots where name = ?", [name]) is not None
-
-
-def _parent(db: Connection, name: str) -> int | None:
-    """The id of a committed snapshot."""
-    if not name:
-        return None
-    row = db.row("select id, kind from snapshots where name = ? and ready", [name])
-    if row is None:
-        raise NotFoundError("parent does not exist", parent=name)
-    lifecycle.check_parent(Kind(row[1]), name)
-    return int(row[0])
-
-
-def _layer(db: Connection, ref: str, parent: str) -> str | None:
-    row = db.row(
-        "select s.name from labels l join snapshots s on s.id = l.snapshot_id"
-        " left join snapshots p on p.id = s.parent_id"
-        " where l.key = ? and l.value = ? and coalesce(p.name, '') = ?"
-        " and s.ready and s.kind = ?"
-        " and exists (select 1 from nix_paths where snapshot_id = s.id)",
-        [lifecycle.REF, ref, parent, Kind.COMMITTED],
-    )
-    return None if row is None else str(row[0])
-
-
-def _snapshot(db: Connection, name: str) -> Snapshot:
-    chain = db.rows(_CHAIN_ROWS, [name])
-    if not chain:
-        _missing(name)
-    ids = tuple(id_ for id_, *_ in chain)
-    _, kind, unpacking, farm, own_paths = chain[0]
-    paths = db.rows(_CHAIN_PATHS, [name]) if any(row[-1] for row in chain) else []
-    return Snapshot(
-        id=ids[0],
-        kind=Kind(kind),
-        parents=ids[1:],
-        unpacking=bool(unpacking),
-        paths=tuple(dict.fromkeys(path for (path,) in paths)),
-        own_paths=bool(own_paths),
-        farm=farm,
-    )
-
-
-def _infos(db: Connection, rows: Any) -> list[Info]:
-    rows = list(rows)
-    labels: dict[int, dict[str, str]] = {}
-    if len(rows) <= _FEW:
-        found = [
-            label
-            for row in rows
-            for label in db.rows("select * from labels where snapshot_id = ?", [row[0]])
-        ]
-    else:
-        found = db.rows("select * from labels order by snapshot_id, key")
-    for id_, key, value in found:
-        labels.setdefault(id_, {})[key] = value
-    return [
-        Info(
-            name=name,
-            parent=parent,
-            kind=Kind(kind),
-            labels=MappingProxyType(labels.get(id_, {})),
-            created_ns=created,
-            updated_ns=updated,
-        )
-        for id_, name, parent, kind, created, updated in rows
-    ]
-
-
-def _set_labels(db: Connection, id_: int, labels: Mapping[str, str]) -> None:
-    db.run("delete from labels where snapshot_id = ?", [id_])
-    db.run_many("insert into labels values (?, ?, ?)", [(id_, *item) for item in labels.items()])
-
-
-def _set_paths(db: Connection, id_: int, paths: Sequence[str]) -> None:
-    db.run("delete from nix_paths where snapshot_id = ?", [id_])
-    db.run_many(
-        "insert into nix_paths values (?, ?, ?)",
-        [(id_, place, path) for place, path in enumerate(paths)],
-    )

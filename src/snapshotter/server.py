@@ -41,7 +41,7 @@ from snapshotter.metastore import Metastore
 from snapshotter.metrics import Metrics
 from snapshotter.notify import inherited, notify
 from snapshotter.overlay import Overlay
-from snapshotter.sockets import Relay, SocketError, claim, private
+from snapshotter.sockets import Relay, SocketError, claim, passing_name, private, rename
 from snapshotter.strategy import Auto
 from snapshotter.substitute import Substitute
 
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from snapshotter.config import Settings
-    from snapshotter.core import Mode
     from snapshotter.fetching import Source
+    from snapshotter.mounting import Mode
 
 MAX_MESSAGE = 16 * 1024 * 1024  # bytes; containerd's own limit, four times that of gRPC
 WORKERS = 128  # calls at a time; a cold layer keeps one for minutes. A thread is made when needed
@@ -87,17 +87,15 @@ def serve(
     *,
     source: Source,
     environ: Mapping[str, str],
-    stop: threading.Event,
-    ready: Callable[[], None] = lambda: None,
+    wait: Callable[[], object],
 ) -> bool:
-    """Serve until `stop` is set.
+    """Serve until `wait` returns.
 
     Args:
         settings: of the daemon.
         source: where store paths come from.
         environ: the environment, for systemd's part of it.
-        stop: ends it.
-        ready: called once calls are answered.
+        wait: called once calls are answered; returns when it is time to end.
 
     Returns:
         Whether all calls had ended; else threads are still at it.
@@ -118,8 +116,7 @@ def serve(
         try:
             running.begin()
             notify(environ, "READY=1")
-            ready()
-            stop.wait()
+            wait()
             notify(environ, "STOPPING=1")
         finally:
             clean = running.end()
@@ -193,7 +190,14 @@ def _compose(settings: Settings, source: Source, metrics: Metrics, stack: ExitSt
         snapshotter=settings.image_service.snapshotter,
     )
     roots = ImageRoots(counted, rows.instance)
-    pulls = Pulls(place, roots, store, machine=machine(), scratch=settings.root)
+    pulls = Pulls(
+        place,
+        roots,
+        store,
+        machine=machine(),
+        instance=rows.instance,
+        scratch=settings.root,
+    )
     return _Parts(snapshotter, _Images(connection, pulls))
 
 
@@ -244,10 +248,15 @@ class _Running:
         """Answer calls."""
         self._server.add_generic_rpc_handlers(self._handlers())
         claim(self._listening)
+        # Under a passing name, so that who sees the socket is answered.
+        passing = passing_name(self._listening)
+        claim(passing)
         with private():
-            self._listen()
-        self._stack.callback(self._listening.unlink, missing_ok=True)
+            self._listen(passing)
+        self._stack.callback(passing.unlink, missing_ok=True)
         self._server.start()
+        rename(passing, self._listening)
+        self._stack.callback(self._listening.unlink, missing_ok=True)
         if self._outer is not None:
             self._stack.callback(Relay(self._outer, self._listening).close)
         if self._settings.metrics_address is not None:
@@ -279,11 +288,15 @@ class _Running:
         if self._images is not None:
             images = self._images
             services.append(runtime.SERVICE)
-            handlers.append(image_service.handler(images.connection, images.pulls, self._metrics))
+            handlers.append(
+                image_service.handler(
+                    images.connection, images.pulls, self._metrics, root=self._settings.root
+                )
+            )
         return [*handlers, grpc_health.handler(services, self._is_serving)]
 
-    def _listen(self) -> None:
-        address = str(self._listening)
+    def _listen(self, socket_file: Path) -> None:
+        address = str(socket_file)
         try:
             self._server.add_insecure_port(f"unix:{quote(address)}")
         except RuntimeError as error:

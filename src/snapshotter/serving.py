@@ -14,13 +14,16 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import nixfetch
 from snapshotter import config
+from snapshotter.memory import have_few_arenas
 
 if TYPE_CHECKING:
     import argparse
@@ -31,6 +34,8 @@ SUMMARY = "the daemon that containerd calls"
 
 CONFIG = Path("/etc/nixfetch/snapshotter.toml")
 """Read where it exists, and no other is named."""
+ENDS = (signal.SIGTERM, signal.SIGINT)
+"""The signals that end it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,13 +88,21 @@ def run(args: argparse.Namespace) -> int:
     flags["store"] = flags["store"] or os.environ.get("NIXFETCH_STORE") or None
     settings = config.load(flags, file)
     _log_to_stderr(settings)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    # Blocked in all threads, and waited for: a handler might never get its turn while the main
+    # thread waits for a lock.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+    have_few_arenas()
     os.umask(0o022)  # what we make in layers is for containers to see
-    if not server.serve(settings, source=_source(settings, args), environ=os.environ, stop=stop):
-        # Threads are still at it, and the interpreter would wait for them.
+    server.serve(
+        settings,
+        source=_source(settings, args),
+        environ=os.environ,
+        wait=lambda: signal.sigwait(ENDS),
+    )
+    if threading.active_count() > 1:
+        # Some wait for caches, or were cut off. The interpreter would wait for them.
         logging.shutdown()
+        sys.stdout.flush()
         os._exit(0)
     return 0
 
@@ -109,7 +122,9 @@ def _source(settings: config.Settings, args: argparse.Namespace) -> Source:
     for note in found.skipped:
         logging.getLogger(__name__).warning("%s", note)
     return Source(
-        open_caches=lambda: nixfetch.open_configured(found, environ),
+        open_caches=lambda refresh: nixfetch.open_configured(
+            replace(found, refresh=refresh or found.refresh), environ
+        ),
         policy=nixfetch.policy_of(found),
         jobs=found.jobs,
     )

@@ -107,6 +107,27 @@ def private() -> Iterator[None]:
         os.umask(before)
 
 
+def passing_name(address: Path) -> Path:
+    """What a socket is called until somebody listens there; one byte longer, beside it."""
+    return address.with_name(f".{address.name}")
+
+
+def rename(passing: Path, address: Path) -> None:
+    """Let a socket have its name.
+
+    Args:
+        passing: its passing one.
+        address: as `claim` has made room for.
+
+    Raises:
+        SocketError: it cannot be had.
+    """
+    try:
+        passing.rename(address)
+    except OSError as error:
+        raise _error("socket cannot be made", address, error) from error
+
+
 class Relay:
     """Passes on what comes in on one socket to another."""
 

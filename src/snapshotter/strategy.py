@@ -16,7 +16,7 @@ import nixfetch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from snapshotter.core import Mode
+    from snapshotter.mounting import Mode
 
 TARGETS_SINCE = (1, 7, 0)
 AGAIN = 10.0  # seconds that an answer holds; containerd may be replaced while we run

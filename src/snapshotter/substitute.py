@@ -241,13 +241,30 @@ class Substitute:
                 directory or file of the store; or the store is not where it was. A bind would
                 follow a symbolic link, so that is none either: see `links`.
         """
-        checked = self._checked(paths)
-        for path, mode in checked:
-            if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        sources, links = self.located(paths)
+        for path in links:
+            raise PreconditionError(
+                "store path is no file or directory that can be mounted", path=path
+            )
+        return sources
+
+    def located(
+        self, paths: Iterable[StorePath]
+    ) -> tuple[list[tuple[StorePath, str]], tuple[StorePath, ...]]:
+        """What `sources` says of those that are no symbolic links, and `links`; one check."""
+        sources: list[tuple[StorePath, str]] = []
+        links: list[StorePath] = []
+        store = str(self._store.layout.store)
+        for path, mode in self._checked(paths):
+            if stat.S_ISLNK(mode):
+                links.append(path)
+            elif stat.S_ISDIR(mode) or stat.S_ISREG(mode):
+                sources.append((path, f"{store}/{path.base}"))
+            else:
                 raise PreconditionError(
                     "store path is no file or directory that can be mounted", path=path
                 )
-        return [(path, str(self._store.physical(path))) for path, _ in checked]
+        return sources, tuple(sorted(links))
 
     def links(self, paths: Iterable[StorePath]) -> tuple[StorePath, ...]:
         """Those of `paths` that are symbolic links themselves, ascending.
@@ -255,7 +272,7 @@ class Substitute:
         Raises:
             PreconditionError: one has not the form of a store path, is not valid or not there.
         """
-        return tuple(sorted(path for path, mode in self._checked(paths) if stat.S_ISLNK(mode)))
+        return self.located(paths)[1]
 
     def _check(self, paths: Collection[StorePath]) -> None:
         self._checked(paths)

@@ -5,13 +5,14 @@ With 1.6 store paths come as the first lower layer, with 2.1 as read-only binds.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from containerd_host import VERSIONS, Version
 from containers import FIXTURES, NAME, Machine, World, demo, machine
-from images import Image, busybox_layer, nix_layer
+from images import Image, busybox_layer, layer, nix_layer
 from simulated_cache import KEY
 
 if TYPE_CHECKING:
@@ -214,3 +215,23 @@ def test_a_closure_that_nix_made(version: Version) -> None:
         freed = here.nixfetch("gc")
         assert freed.code == 0
         assert here.stored() == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_large_closure_and_a_tall_image(version: Version, world: World) -> None:
+    """Two thousand paths, and 128 layers; the figures are those of benchmarks/snapshotter.py."""
+    small = list(map(str, world.big(2000)))
+    paths = nix_layer([*world.closure, *small], files=[str(world.words), *small])
+    large = Image("example.test/large:v1", (busybox_layer(), paths))
+    layers = (layer({f"layer-{number}": b""}) for number in range(127))
+    tall = Image("example.test/tall:v1", (*layers, busybox_layer()))
+    with machine(version, world.cache) as here:
+        here.load(large)
+        begun = time.monotonic()
+        ran = here.once(large, "sh", "-c", f"ls /nix/store | wc -l; cat {small[-1]}")
+        assert time.monotonic() - begun < 30.0
+        assert ran.out == "2003\ntop"
+        here.load(tall)
+        assert here.once(tall, "sh", "-c", "ls / | grep -c layer").out == "127\n"
+        here.host.tidy()
+        here.is_tidy()

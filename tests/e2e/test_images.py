@@ -196,6 +196,27 @@ def hashed(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def test_upon_a_base_of_docker(shop: Shop, demo: Demo) -> None:
+    """Its layers have Docker's media types; what is built is taken by all tools all the same."""
+    with running(shop.folder / "hub") as hub:
+        file, built = shop.folder / "base.tar", shop.folder / "built"
+        static = demo.programs["static"].partition("/bin")[0]
+        shop.image("build", static, "--plain", "--to", file, "--env", "A=b")
+        base = f"docker://{hub.host}/base:1"
+        skopeo(
+            "copy", "-q", "--format", "v2s2", "--dest-tls-verify=false", f"oci-archive:{file}", base
+        )  # fmt: skip
+        shop.image(
+            "build", demo.root, "--from-image", base, "--to", f"oci:{built}", "--name", "a.test/b:1"
+        )  # fmt: skip
+        shop.image("inspect", f"oci:{built}", "--check")
+        run(tool("umoci"), "unpack", "--image", f"{built}:1", shop.folder / "bundle")
+        assert (shop.folder / f"bundle/rootfs{demo.programs['static']}").exists()
+        docker = shop.folder / "docker.tar"
+        skopeo("copy", "-q", f"oci:{built}:1", f"docker-archive:{docker}:a.test/b:1")
+        shop.image("inspect", docker, "--check")
+
+
 def test_who_may_not_push(shop: Shop, demo: Demo) -> None:
     with tokens() as server, running(shop.folder / "hub", auth=server) as hub:
         target = f"docker://{hub.host}/some/app:1"
@@ -241,6 +262,25 @@ def test_a_program_for_logins(shop: Shop, demo: Demo) -> None:
             "build", demo.root, "--to", f"docker://{hub.host}/app:1", "--authfile", config,
             PATH=f"{program.parent}:{os.environ['PATH']}",
         )  # fmt: skip
+
+
+def test_no_log_has_a_secret(
+    shop: Shop, demo: Demo, caplog: pytest.LogCaptureFixture, large: Any
+) -> None:
+    caplog.set_level("DEBUG")
+    with tokens() as server, running(shop.folder / "hub", auth=server) as hub:
+        login = nixfetch.Basic(USER, PASSWORD)
+        with connecting(hub.host, login=login) as registry:
+            reference = imageref.parse_registry(f"{hub.host}/a:1")
+            registry.push(large, reference)
+            inspection.look_all(registry.image(reference))
+    written = " ".join(record.getMessage() for record in caplog.records if record.name == "httpx")
+    assert "/v2/a/blobs/uploads/" in written
+    assert "_state=" not in written  # what an upload may be gone on with
+    everything = caplog.text
+    assert PASSWORD not in everything
+    assert login.authorization() not in everything
+    assert "Bearer ey" not in everything
 
 
 def test_a_registry_with_tls(shop: Shop, demo: Demo) -> None:
@@ -305,6 +345,22 @@ def test_an_upload_goes_on_after_its_connection_broke(large: Any, tmp_path: Path
         registry.push(large, reference)
         inspection.look_all(registry.image(reference))
     assert set(losing.values()) == {0}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_image_goes_into_containerd(version: Version, shop: Shop, demo: Demo) -> None:
+    """By its own services, unpacked, without a registry and without `ctr`."""
+    with scratch() as folder, node(version, folder) as host:
+        to = ("--address", host.socket, "--snapshotter", "overlayfs")
+        shop.image(
+            "build", demo.root, "--plain", "--to", "containerd://default/example.test/demo:v1",
+            "--entrypoint", demo.programs["dynamic"], "--cmd", "you", *to,
+        )  # fmt: skip
+        assert host.ctr("run", "--rm", "example.test/demo:v1", "one").out == demo.output["dynamic"]
+        file = folder / "image.tar"
+        shop.image("build", demo.root, "--to", file)
+        shop.image("load", file, "containerd://other/example.test/nix:v1", *to)
+        assert "example.test/nix:v1" in host.ctr("--namespace", "other", "image", "ls").out
 
 
 @pytest.mark.parametrize("version", VERSIONS)

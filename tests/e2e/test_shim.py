@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -155,6 +156,18 @@ class TestRealNix:
         assert node.valid() == []
 
 
+def test_our_own_collector_where_there_is_no_other(node: Node, app: StorePath) -> None:
+    other = node.cache.add("other-1")
+    node.prepare("12", app)
+    node.prepare("13", other)
+    node.remove("13")
+    ran = node.machine.run(sys.executable, "-m", "nixfetch.cli", "gc", "--store", "/")
+    assert ran.code == 0, ran.err
+    store = node.machine.top / "nix/store"
+    closure = {app.base, *(path.base for path in node.cache.infos[app].references)}
+    assert {entry.name for entry in store.iterdir()} - {".links"} == closure
+
+
 def test_the_external_builder(node: Node, app: StorePath) -> None:
     link = f"{ROOT}/gcroots/7/{app.base}"
     archive = node.cache.add("image.tar", b"an archive")
@@ -227,17 +240,44 @@ class TestFailures:
         node.is_untouched()
         assert node.server.requests == []
 
-    def test_an_ordinary_user(self, node: Node, app: StorePath) -> None:
+
+class TestOrdinaryUser:
+    """As in rootless k3s: a user, and a /nix that somebody made for it, or not."""
+
+    USER = 12345  # who `ordinary_user` is
+
+    def build(self, node: Node, link: str, path: StorePath) -> Ran:
         python = ordinary_user()
         if python is None:
             pytest.skip("no Python with the packages that every user may run")
         code = "import sys; from snapshotter.shim import nix_store; sys.exit(nix_store())"
-        command = [*python[: python.index("-m")], "-c", code, "--realise", app]
-        ran = node.machine.run(*command)
+        command = [*python[: python.index("-m")], "-c", code]
+        return node.machine.run(*command, "--add-root", link, "--realise", path)
+
+    def place(self, node: Node, name: str) -> None:
+        command = ("install", "-d", "-o", self.USER, "-m", "0755", name)
+        assert node.machine.run(*command).code == 0
+
+    def test_without_a_place_for_the_store(self, node: Node, app: StorePath) -> None:
+        self.place(node, "/srv/mine")
+        ran = self.build(node, "/srv/mine/12/x", app)
         assert ran.code == 1
-        assert "permission denied" in ran.err.lower()
-        assert "/nix" in ran.err
+        assert ran.err == (
+            "error: permission denied (file /nix, errno EACCES)\n"
+            "hint: as root, make /nix and give it to who runs this: install -d -o USER /nix\n"
+        )
         assert not (node.machine.top / "nix").exists()
+        assert node.machine.links("/srv/mine") == {}
+
+    def test_with_one(self, node: Node, app: StorePath) -> None:
+        self.place(node, "/srv/mine")
+        self.place(node, "/nix")
+        ran = self.build(node, "/srv/mine/12/x", app)
+        assert (ran.code, ran.out) == (0, "/srv/mine/12/x\n"), ran.err
+        assert node.machine.run(f"{app}/bin/app").out == "from the store\n"
+        ran = self.build(node, "/srv/others/12/x", app)
+        assert ran.code == 1
+        assert "'/srv' is not writable" in ran.err
 
 
 class TestLinks:

@@ -34,18 +34,6 @@ class Info(_message.Message):
     labels: _containers.ScalarMap[str, str]
     def __init__(self, digest: _Optional[str] = ..., size: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
-class InfoRequest(_message.Message):
-    __slots__ = ("digest",)
-    DIGEST_FIELD_NUMBER: _ClassVar[int]
-    digest: str
-    def __init__(self, digest: _Optional[str] = ...) -> None: ...
-
-class InfoResponse(_message.Message):
-    __slots__ = ("info",)
-    INFO_FIELD_NUMBER: _ClassVar[int]
-    info: Info
-    def __init__(self, info: _Optional[_Union[Info, _Mapping]] = ...) -> None: ...
-
 class UpdateRequest(_message.Message):
     __slots__ = ("info", "update_mask")
     INFO_FIELD_NUMBER: _ClassVar[int]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NoReturn, Self, TypeVar
 from urllib.parse import quote
 
 import grpc
@@ -121,7 +121,7 @@ class Connection(AbstractContextManager["Connection"]):
                 future = ask.future(request, timeout=timeout, metadata=metadata)
                 found = self._awaited(future, cancelled, method)
         except grpc.RpcError as error:
-            self._fail(method, error)
+            self.fail(method, error)
         return found
 
     def _awaited(
@@ -146,24 +146,18 @@ class Connection(AbstractContextManager["Connection"]):
         answer: type[Answer],
         *,
         metadata: Metadata = (),
+        timeout: float | None = None,
         cancelled: Callable[[], bool] = lambda: False,
-    ) -> Answer | None:
-        """One call with many messages both ways.
+    ) -> Exchange[Answer]:
+        """Begin one call with many messages both ways.
 
         Args:
             method: ``/package.Service/Method``.
             requests: gives the messages to send; iterated in a thread of gRPC's.
             answer: the class of the messages that come back.
             metadata: what goes along.
+            timeout: seconds for all of it; None: as long as it takes.
             cancelled: whether nobody wants it any more; asked as often as something comes back.
-
-        Returns:
-            The last message that came.
-
-        Raises:
-            SnapshotterError: as `call`.
-            CancelledError: `cancelled` said so.
-            NixfetchError: what `requests` raised. The other side then sees an end too early.
         """
         ask = self._channel.stream_stream(
             method,
@@ -171,20 +165,8 @@ class Connection(AbstractContextManager["Connection"]):
             response_deserializer=answer.FromString,
         )
         sender = _Sender(requests)
-        last: Answer | None = None
-        answers = ask(sender.messages(), metadata=metadata)
-        try:
-            for last in answers:  # noqa: B007 - the last one is the one
-                if cancelled():
-                    answers.cancel()  # type: ignore[no-untyped-call]
-                    raise nixfetch.CancelledError("caller has given up", waiting_for=_short(method))
-        except grpc.RpcError as error:
-            sender.check()
-            self._fail(method, error)
-        finally:
-            sender.stop()
-        sender.check()
-        return last
+        answers = ask(sender.messages(), metadata=metadata, timeout=timeout)
+        return Exchange(answers, sender, self, method, cancelled)
 
     def forward(
         self,
@@ -210,7 +192,8 @@ class Connection(AbstractContextManager["Connection"]):
         ask = self._channel.unary_stream(method, _same, _same)
         return ask(request, timeout=timeout, metadata=tuple(metadata))
 
-    def _fail(self, method: str, error: grpc.RpcError) -> NoReturn:
+    def fail(self, method: str, error: grpc.RpcError) -> NoReturn:
+        """Raise what an error of gRPC is here: see `call`."""
         status = error.code()
         kind: type[SnapshotterError] = _ERRORS.get(status, UnavailableError)
         problem = "containerd does not answer" if _is_silence(status) else "containerd refused"
@@ -238,26 +221,78 @@ def _short(method: str) -> str:
     return method.rpartition(".")[2]
 
 
+class Exchange(Generic[Answer]):
+    """A call with many messages both ways, which is under way."""
+
+    def __init__(
+        self,
+        answers: grpc.CallIterator[Answer],
+        sender: _Sender,
+        connection: Connection,
+        method: str,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self._answers, self._sender = answers, sender
+        self._connection, self._method, self._cancelled = connection, method, cancelled
+
+    def end(self) -> Answer | None:
+        """Wait until all is sent and answered; gives the last answer.
+
+        Raises:
+            SnapshotterError: as `Connection.call`.
+            CancelledError: nobody wants it any more.
+            NixfetchError: what the messages raised. The other side then sees an end too early.
+        """
+        last: Answer | None = None
+        try:
+            for last in self._answers:  # noqa: B007 - the last one is the one
+                if self._cancelled():
+                    self.abandon()
+                    raise nixfetch.CancelledError(
+                        "caller has given up", waiting_for=_short(self._method)
+                    )
+        except grpc.RpcError as error:
+            self._sender.check()
+            self._connection.fail(self._method, error)
+        finally:
+            self._sender.stop()
+        self._sender.check()
+        return last
+
+    def abandon(self) -> None:
+        """Give it up; nothing happens when it is over."""
+        self._sender.stop()
+        self._answers.cancel()  # type: ignore[no-untyped-call]
+
+
 class _Sender:
-    """Messages that gRPC's own thread takes; it must not see their errors."""
+    """Messages that a thread of gRPC's takes; it must not see their errors."""
 
     def __init__(self, requests: Callable[[], Iterator[Message]]) -> None:
         self._requests = requests
-        self._stopped = threading.Event()
+        self._lock = threading.Lock()  # while a message is made
+        self._stopped = False
         self._error: nixfetch.NixfetchError | None = None
 
     def messages(self) -> Iterator[Message]:
-        try:
-            for message in self._requests():
-                if self._stopped.is_set():
-                    return
-                yield message
-        except nixfetch.NixfetchError as error:
-            self._error = error
+        made = self._requests()
+        while (message := self._next(made)) is not None:
+            yield message
+
+    def _next(self, made: Iterator[Message]) -> Message | None:
+        with self._lock:
+            if self._stopped:
+                return None
+            try:
+                return next(made, None)
+            except nixfetch.NixfetchError as error:
+                self._error = error
+                return None
 
     def stop(self) -> None:
-        """Send no more."""
-        self._stopped.set()
+        """Make no more messages; none is being made when this returns."""
+        with self._lock:
+            self._stopped = True
 
     def check(self) -> None:
         """Raise what made the messages end."""

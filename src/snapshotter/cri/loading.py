@@ -17,23 +17,25 @@ from __future__ import annotations
 
 import secrets
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import nixfetch
 from snapshotter.cri.connection import Connection
-from snapshotter.cri.store import PIECE, Namespace, Record
+from snapshotter.cri.lease import PIECE
+from snapshotter.cri.namespace import Namespace, Record
 from snapshotter.image import inspection
 from snapshotter.image.places import MAX_UNPACKED
 from snapshotter.imageref import NixReference, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from snapshotter.cri.store import Lease
+    from snapshotter.cri.lease import Lease, Writing
     from snapshotter.imageref import Reference
     from snapshotter.oci.image import Image
+    from snapshotter.oci.model import Descriptor
 
 SNAPSHOTTER = "nix"
 """What ours is called, where nobody gave it another name."""
@@ -76,15 +78,15 @@ def load(
         CancelledError: nobody waits for it any more.
         NixfetchError: the image cannot be read.
     """
-    with into.leasing() as lease:
-        loading = _Loading(image, lease, snapshotter)
-        chain = loading.layers()
-        loading.documents(chain)
-        with ExitStack() as undo:
-            for name in names:
-                if into.put_image(Record(name, image.descriptor, labels or {})):
-                    undo.callback(_forget, into, name)
-            undo.pop_all()
+    with into.leasing() as lease, ExitStack() as undo:
+        loading = _Loading(image, lease, snapshotter, undo)
+        loading.documents()
+        loading.layers()
+        loading.end()
+        for name in names:
+            if into.put_image(Record(name, image.descriptor, labels or {})):
+                undo.callback(_forget, into, name)
+        undo.pop_all()
 
 
 def _forget(into: Namespace, name: str) -> None:
@@ -94,35 +96,74 @@ def _forget(into: Namespace, name: str) -> None:
 
 @dataclass(slots=True)
 class _Loading:
-    """One image on its way."""
+    """One image on its way. Blobs travel side by side: each waits for the disk by itself."""
 
     image: Image
     lease: Lease
     snapshotter: str
+    undo: ExitStack
     left: int = MAX_UNPACKED
     """Bytes that the layers to come may unpack to."""
+    under_way: list[Writing] = field(default_factory=list)
 
-    def layers(self) -> str:
-        """Have all layers; the last chain of them, or an empty text."""
+    def documents(self) -> None:
+        """Send the configuration and the manifest, which refer to all the rest."""
+        image, manifest = self.image, self.image.manifest
+        chains = image.chain_ids()
+        ref = f"containerd.io/gc.ref.snapshot.{self.snapshotter}"
+        self._send(manifest.config, (image.config_bytes,), {ref: chains[-1]} if chains else {})
+        labels = {"containerd.io/gc.ref.content.config": manifest.config.digest}
+        for number, layer in enumerate(manifest.layers):
+            labels[f"containerd.io/gc.ref.content.l.{number}"] = layer.digest
+        self._send(image.descriptor, (image.manifest_bytes,), labels)
+
+    def layers(self) -> None:
+        """Have all layers unpacked, and their blobs sent."""
         parent = ""
         for number, chain in enumerate(self.image.chain_ids()):
             with nixfetch.facts(layer=self.image.manifest.layers[number].digest):
-                self._write(number)
-                self._unpack(number, chain, parent)
+                writing = self._write(number)
+                self._unpack(number, chain, parent, writing)
             parent = chain
-        return parent
 
-    def _write(self, number: int) -> None:
-        layer = self.image.manifest.layers[number]
-        # A small one costs less to send than to ask for.
-        if layer.size > PIECE and self.lease.has(layer):
-            return
+    def end(self) -> None:
+        """Have all blobs written that were sent."""
+        while self.under_way:
+            self.under_way.pop().end()
+
+    def _send(
+        self, blob: Descriptor, chunks: Iterable[bytes], labels: Mapping[str, str]
+    ) -> Writing:
+        writing = self.lease.write(blob, chunks, labels)
+        self.undo.callback(writing.exchange.abandon)
+        self.under_way.append(writing)
+        return writing
+
+    def _write(self, number: int) -> Writing | None:
+        """Send the blob of a layer; None: it is there."""
+        layer, chunks = self.image.manifest.layers[number], self.image.chunks
+        if layer.digest in {below.digest for below in self.image.manifest.layers[:number]}:
+            self.end()  # nobody writes one blob twice at the same time
+            return None
+        labels = {_UNPACKED: self.image.config.diff_ids[number]}
+        if layer.size <= PIECE:  # costs less to send than to ask for
+            self._look(number)
+            return self._send(layer, (b"".join(chunks(layer)),), labels)
+        if not self.lease.has(layer):
+            self._look(number)
+            self._send(layer, chunks(layer), labels)
+            self._end_last()
+        return None
+
+    def _look(self, number: int) -> None:
         looked = inspection.look(self.image, number, limit=self.left)
         self.left -= looked.size
-        diff_id = self.image.config.diff_ids[number]
-        self.lease.write(layer, self.image.chunks(layer), {_UNPACKED: diff_id})
 
-    def _unpack(self, number: int, chain: str, parent: str) -> None:
+    def _end_last(self) -> None:
+        """Wait for what was sent last."""
+        self.under_way.pop().end()
+
+    def _unpack(self, number: int, chain: str, parent: str, blob: Writing | None) -> None:
         layer = self.image.manifest.layers[number]
         own = {key: value for key, value in layer.annotations.items() if key.startswith(_SNAPSHOT)}
         labels = {**own, _REF: chain}
@@ -131,6 +172,8 @@ class _Loading:
         if mounts is None:
             return
         try:
+            if blob is not None:
+                self._end_last()
             self._check(number, self.lease.apply(layer, mounts))
             self.lease.commit(self.snapshotter, key, chain, labels)
         except BaseException:
@@ -142,16 +185,6 @@ class _Loading:
         expected = self.image.config.diff_ids[number]
         if found != expected:
             raise WrongLayerError("layer has another content", expected=expected, actual=found)
-
-    def documents(self, chain: str) -> None:
-        """Have the configuration and the manifest; `chain` is the last of layers."""
-        image, manifest = self.image, self.image.manifest
-        snapshot = {f"containerd.io/gc.ref.snapshot.{self.snapshotter}": chain} if chain else {}
-        self.lease.write(manifest.config, (image.config_bytes,), snapshot)
-        labels = {"containerd.io/gc.ref.content.config": manifest.config.digest}
-        for number, layer in enumerate(manifest.layers):
-            labels[f"containerd.io/gc.ref.content.l.{number}"] = layer.digest
-        self.lease.write(image.descriptor, (image.manifest_bytes,), labels)
 
 
 def names_in_kubernetes(reference: Reference, image: Image) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ a store path never changes. Hence a tag `latest`, which kubelet pulls for each p
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ import nixfetch
 from snapshotter.cri import loading
 from snapshotter.cri.connection import FIRST_PAUSE, LAST_PAUSE
 from snapshotter.cri.imageroots import PATTERN
+from snapshotter.cri.namespace import OWNER, Namespace
 from snapshotter.cri.runtime import await_listing, listed
-from snapshotter.cri.store import Namespace
 from snapshotter.image import storeimage
 from snapshotter.image.trees import Trees
 from snapshotter.imageref import NixReference
@@ -61,6 +62,7 @@ class Pulls:
         store: nixfetch.LocalStore,
         *,
         machine: Platform,
+        instance: str,
         scratch: Path | None = None,
     ) -> None:
         """Pull into `place`.
@@ -70,10 +72,14 @@ class Pulls:
             roots: fetches store paths and keeps them.
             store: has them; open as long as this is used.
             machine: that images have to run on.
+            instance: of the daemon: what nobody else is called, in this containerd.
             scratch: for archives that are compressed, in files without names.
         """
         self._place, self._roots, self._store = place, roots, store
         self._machine, self._scratch = machine, scratch
+        self._owner = f"{OWNER}-{instance}"
+        self._process = f"{self._owner}-{secrets.token_hex(4)}"
+        self._tidied = False
 
     def pull(self, reference: NixReference, *, cancelled: Callable[[], bool]) -> str:
         """Have the image of a store path in containerd, and listed by CRI.
@@ -92,7 +98,12 @@ class Pulls:
             CancelledError: `cancelled` said so.
             StoreError: this machine cannot go on.
         """
-        into = Namespace(self._place.connection, self._place.namespace, cancelled=cancelled)
+        into = Namespace(
+            self._place.connection,
+            self._place.namespace,
+            owner=self._process,
+            cancelled=cancelled,
+        )
         name = str(NixReference(reference.path))
         with self._roots.keeping(
             reference.path, is_image=lambda: into.image(name) is not None, cancelled=cancelled
@@ -134,13 +145,16 @@ class Pulls:
     # What is not needed any more.
 
     def sweep(self) -> None:
-        """Keep nothing for images that containerd does not have.
+        """Keep nothing for images that containerd does not have, or that we never finished.
 
         Raises:
             SnapshotterError: it does not say which it has.
             StoreError: a root cannot be removed.
         """
         into = Namespace(self._place.connection, self._place.namespace)
+        if not self._tidied:
+            into.end_leases(self._owner, but=self._process)
+            self._tidied = True
         self._roots.sweep(lambda: [image.name for image in into.images(PATTERN)])
 
     def keep_swept(self, ended: threading.Event) -> None:

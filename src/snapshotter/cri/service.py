@@ -2,6 +2,7 @@
 
     PullImage  nix:0/nix/store/…     `pulls`
     RemoveImage                      passed on; then nothing is kept any more for what is gone
+    ImageFsInfo                      passed on; a directory that is not there becomes ours
     all other methods and images     containerd's, byte for byte
 
 What is passed on is never understood, so methods and fields that come later work as well.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -54,7 +56,7 @@ class BusyError(UnavailableError):
 
 
 def handler(
-    connection: Connection, pulls: Pulls, observer: Observer
+    connection: Connection, pulls: Pulls, observer: Observer, *, root: Path
 ) -> grpc.GenericRpcHandler[Any, Any]:
     """The service, for a server.
 
@@ -62,13 +64,17 @@ def handler(
         connection: to containerd.
         pulls: has what is ours.
         observer: is told of each call.
+        root: where our snapshots are.
     """
-    return _Handler(connection, pulls, observer)
+    return _Handler(connection, pulls, observer, root)
 
 
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # none at run time
-    def __init__(self, connection: Connection, pulls: Pulls, observer: Observer) -> None:
+    def __init__(
+        self, connection: Connection, pulls: Pulls, observer: Observer, root: Path
+    ) -> None:
         self._connection, self._pulls, self._observer = connection, pulls, observer
+        self._root = root
         self._pulling = threading.BoundedSemaphore(MAX_PULLS)
 
     def service(
@@ -79,7 +85,11 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # none at run
             return None
         if method in _STREAMS:
             return grpc.unary_stream_rpc_method_handler(self._observed(method, self._stream))
-        own = {"PullImage": self._pull, "RemoveImage": self._remove}
+        own = {
+            "PullImage": self._pull,
+            "RemoveImage": self._remove,
+            "ImageFsInfo": self._fs_info,
+        }
         return grpc.unary_unary_rpc_method_handler(
             self._observed(method, own.get(method, self._pass))
         )
@@ -131,6 +141,15 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # none at run
         self._pulls.try_sweep()
         return answer
 
+    def _fs_info(self, method: str, request: bytes, context: grpc.ServicerContext) -> bytes:
+        # Containerd 1.x takes it for granted that a snapshotter lives in a directory below its own
+        # root, and kubelet asks for the space that is free there.
+        answer = cri_pb2.ImageFsInfoResponse.FromString(self._pass(method, request, context))
+        for usage in (*answer.image_filesystems, *answer.container_filesystems):
+            if not Path(usage.fs_id.mountpoint).is_dir():
+                usage.fs_id.mountpoint = str(self._root)
+        return answer.SerializeToString()
+
     def _pass(self, method: str, request: bytes, context: grpc.ServicerContext) -> bytes:
         future = self._connection.forward(
             f"/{SERVICE}/{method}",
@@ -178,11 +197,10 @@ def _of_the_store(request: bytes) -> NixReference | None:
         image = cri_pb2.PullImageRequest.FromString(request).image.image
     except DecodeError as error:
         raise InvalidArgumentError("message cannot be read") from error
-    if image != NIX_HOST and not image.startswith(f"{NIX_HOST}/"):
+    if not image.startswith(f"{NIX_HOST}/"):
         return None
     found = parse(image)
-    assert isinstance(found, NixReference)
-    return found
+    return found if isinstance(found, NixReference) else None
 
 
 class _PassedOnError(Exception):

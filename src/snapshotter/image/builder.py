@@ -1,6 +1,7 @@
 """Images from store paths. Two builds of one recipe from one closure give the same bytes.
 
-    base layers            as they are, with their media types and annotations
+    base layers            as they are, with their media types and annotations (of Docker's media
+                           types, which mean the same, OCI's names)
     store paths            nix layers: empty places and annotations; or plain: the files themselves
     users                  /etc/passwd and /tmp, where they are asked for
     copy to root           links from / into store paths, in a layer of its own without annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING
 
 import nixfetch
@@ -27,7 +28,7 @@ from snapshotter.oci.compression import compressed
 from snapshotter.oci.config import EPOCH, ImageConfig, Process
 from snapshotter.oci.digests import ImageError, verified
 from snapshotter.oci.image import Image, read_image
-from snapshotter.oci.model import CONFIG, Descriptor, Manifest, Platform, layer_type
+from snapshotter.oci.model import CONFIG, Descriptor, Manifest, Platform, layer_type, oci_layer_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -96,7 +97,7 @@ def building(recipe: Recipe, trees: Trees, *, scratch: Path | None = None) -> It
         base = recipe.base.manifest.layers if recipe.base else ()
         manifest = Manifest(
             config=Descriptor.of(CONFIG, config),
-            layers=(*base, *maker.layers),
+            layers=(*map(_kept, base), *maker.layers),
             annotations=_annotations(recipe.base),
         )
         blobs = _Built(maker.files, recipe.base)
@@ -340,6 +341,10 @@ def _config(recipe: Recipe, diff_ids: Sequence[str]) -> ImageConfig:
         # Tools refuse a history that is not that of the layers; none at all is fine.
         history=(*base.history, *ours) if base.history_fits else (),
     )
+
+
+def _kept(layer: Descriptor) -> Descriptor:
+    return replace(layer, media_type=oci_layer_type(layer.media_type))
 
 
 def _annotations(base: Image | None) -> dict[str, str]:

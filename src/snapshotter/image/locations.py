@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Protocol
 from snapshotter import imageref
 from snapshotter.errors import InvalidArgumentError, UnavailableError
 from snapshotter.image import archive, layout, storeimage
-from snapshotter.registry import Logins, connecting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from snapshotter.imageref import RegistryReference
     from snapshotter.oci.image import Image
     from snapshotter.oci.model import Descriptor, Platform
-    from snapshotter.registry import Registry
+    from snapshotter.registry import Logins, Registry
 
 _OCI, _DOCKER, _CONTAINERD = "oci:", "docker://", "containerd://"
 _HINT = "a place is oci:DIR, FILE.tar, docker://HOST/NAME:TAG or containerd://NAMESPACE/REF"
@@ -61,8 +60,8 @@ class Loader(Protocol):
 class Access:
     """How registries, the store and containerd are reached."""
 
-    logins: Callable[[], Logins] = Logins
-    """Reads them; asked when a registry is."""
+    logins: Callable[[], Logins] | None = None
+    """Reads them, when a registry is asked."""
     plain_http: bool = False
     ca_file: Path | None = None
     trees: Callable[[], AbstractContextManager[Trees]] | None = None
@@ -72,9 +71,11 @@ class Access:
 
     def registry(self, reference: RegistryReference) -> AbstractContextManager[Registry]:
         """Talk to the registry of a reference."""
+        from snapshotter.registry import connecting  # which loads an HTTP client
+
         return connecting(
             reference.endpoint,
-            login=self.logins().find(reference.host),
+            login=None if self.logins is None else self.logins().find(reference.host),
             plain_http=self.plain_http,
             ca_file=self.ca_file,
         )

@@ -104,7 +104,7 @@ class Trees:
 
     def __init__(self, store: nixfetch.LocalStore) -> None:
         self._store = store
-        self._valid: dict[nixfetch.StorePath, bool] = {}
+        self._valid: set[nixfetch.StorePath] = set()  # of those that were asked for
 
     def check(self, paths: Collection[nixfetch.StorePath]) -> None:
         """Make sure that paths are valid in the store.
@@ -216,8 +216,8 @@ class Trees:
         except (nixfetch.FormatError, UnicodeDecodeError):
             return None
         if path not in self._valid:
-            self._valid[path] = path in self._store.valid([path])
-        if not self._valid[path]:
+            self._valid |= self._store.valid([path])
+        if path not in self._valid:
             return None
         below = b"/".join(parts[_STORE_PARTS + 1 :])
         physical = os.fsencode(self._store.physical(path))

@@ -54,6 +54,19 @@ def layer_type(compression: str) -> str:
     return LAYER if compression == "none" else f"{LAYER}+{compression}"
 
 
+def oci_layer_type(media_type: str) -> str:
+    """OCI's name for a media type of a layer, where it is one of Docker's; else as it is.
+
+    Of a manifest that has both, some tools take neither.
+
+    Source: opencontainers/image-spec, media-types.md, "Compatibility Matrix".
+    """
+    for ours, dockers in ((_LAYERS[0], _LAYERS[2]), (_LAYERS[1], _LAYERS[3])):
+        if media_type in {dockers[0], f"{dockers[0]}.gzip", f"{dockers[0]}.zstd"}:
+            return ours[0] + media_type.removeprefix(dockers[0]).replace(".", "+")
+    return media_type
+
+
 def compression_of(media_type: str) -> str:
     """How a layer of that media type is compressed: "none", "gzip" or "zstd".
 

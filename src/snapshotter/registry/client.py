@@ -10,6 +10,7 @@ Source: opencontainers/distribution-spec, spec.md.
 
 from __future__ import annotations
 
+import logging
 import re
 import ssl
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from snapshotter.registry.endpoint import (
     Endpoint,
     Patience,
     RegistryError,
+    is_loopback,
     scopes,
 )
 from snapshotter.registry.upload import CHUNK, upload
@@ -69,22 +71,48 @@ def connecting(
         ca_file: certificates to trust in place of the usual ones, PEM.
         patience: how failures are waited out.
         chunk: bytes of a blob sent at a time.
-        trust_env: whether the environment's proxies count.
+        trust_env: whether the environment's proxies count; for loopback they never do.
 
     Raises:
         StoreError: the certificates cannot be read.
     """
-    with httpx.Client(
-        timeout=httpx.Timeout(STALL, connect=CONNECT),
-        follow_redirects=False,
-        trust_env=trust_env,
-        verify=True if ca_file is None else _trusting(ca_file),
-        headers={"User-Agent": "nixfetch-snapshotter", "Accept-Encoding": "identity"},
-    ) as client:
+    with (
+        _bare_urls_in_logs(),
+        httpx.Client(
+            timeout=httpx.Timeout(STALL, connect=CONNECT),
+            follow_redirects=False,
+            trust_env=trust_env and not is_loopback(host),
+            verify=True if ca_file is None else _trusting(ca_file),
+            headers={"User-Agent": "nixfetch-snapshotter", "Accept-Encoding": "identity"},
+        ) as client,
+    ):
         endpoint = Endpoint(
             client, host, login=login, plain_http=plain_http, patience=patience or Patience()
         )
         yield Registry(endpoint, chunk=chunk)
+
+
+class _BareUrls(logging.Filter):
+    """Takes the queries off URLs: those of object stores are signed, and good for anybody."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                word.copy_with(query=None) if isinstance(word, httpx.URL) else word
+                for word in record.args
+            )
+        return True
+
+
+@contextmanager
+def _bare_urls_in_logs() -> Iterator[None]:
+    """The client logs all that it asks for; whoever listens sees no secrets meanwhile."""
+    logger, bare = logging.getLogger("httpx"), _BareUrls()
+    logger.addFilter(bare)
+    try:
+        yield
+    finally:
+        logger.removeFilter(bare)
 
 
 def _trusting(file: Path) -> ssl.SSLContext:

@@ -9,15 +9,26 @@ import json
 from typing import TYPE_CHECKING
 
 import nixfetch
+from snapshotter.errors import SnapshotterError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+SETTINGS = "/etc/nixfetch/config.toml, and variables NIXFETCH_…"
 MAX_REASONS = 10  # of paths and caches that failed; the rest is a number
 
 
 def lines(error: nixfetch.NixfetchError) -> Iterator[str]:
     """What to print of `error`."""
+    hinted = False
+    for line in _lines(error):
+        yield line
+        hinted = hinted or (" --" in line and line.lstrip().startswith("hint: "))
+    if hinted and not isinstance(error, SnapshotterError):
+        yield "hint: there are no such flags here, but settings of these names in " + SETTINGS
+
+
+def _lines(error: nixfetch.NixfetchError) -> Iterator[str]:
     if isinstance(error, nixfetch.FetchFailedError):
         yield from _of_report(error.report)
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Self, TextIO
 
 import nixfetch
@@ -39,6 +40,8 @@ class Process:
     @classmethod
     def this(cls) -> Self:
         """The one that we are."""
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")  # links may be called anything
         return cls(sys.argv[1:], os.environ, sys.stdout, sys.stderr)
 
     def realise(self, asked: Realise) -> list[str]:

@@ -9,6 +9,7 @@ from snapshotter.fragments import MARK, File
 
 NAMES: Final = {"nix-store": "nix_store", "external-builder": "external_builder"}
 """By the name of the program: the function of `snapshotter.shim` that it is."""
+MODE: Final = 0o755
 MAX_INTERPRETER = 120  # bytes of a `#!` line that every kernel takes, less its ends
 
 _DIRECT = "#!{python} -I\n"
@@ -41,7 +42,7 @@ def programs(directory: str, *, python: str, library: str) -> tuple[File, ...]:
         if not path.startswith("/") or not path.isprintable():
             raise InvalidArgumentError("a script cannot name that path", path=path)
     return tuple(
-        File(f"{directory}/{name}", _head(python) + _body(library, function))
+        File(f"{directory}/{name}", _head(python) + _body(library, function), MODE)
         for name, function in NAMES.items()
     )
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 STORE: Final = "/"
 """The root of the store, where the settings say nothing."""
+_REFUSALS = frozenset({"EACCES", "EPERM", "EROFS"})
+_PLACE_HINT = "as root, make /nix and give it to who runs this: install -d -o USER /nix"
 _INSIDE = f"{nixfetch.STORE_DIR}/"
 
 
@@ -66,7 +68,7 @@ def realise(
     for place in links:
         _check_place(place)
     config = nixfetch.load_config({}, environ, home=_home())
-    with nixfetch.LocalStore(store_root(config)) as store:
+    with _open(store_root(config)) as store:
         if not _is_there(paths, store):
             for note in config.skipped:
                 say(f"warning: {note}")
@@ -103,6 +105,15 @@ def store_root(config: Config) -> str:
     return config.store
 
 
+def _open(root: str) -> LocalStore:
+    try:
+        return nixfetch.LocalStore(root)
+    except nixfetch.DiskError as error:
+        if root == STORE and error.facts.get("errno") in _REFUSALS:
+            error.hint = _PLACE_HINT
+        raise
+
+
 def _is_there(paths: Sequence[StorePath], store: LocalStore) -> bool:
     """Whether all paths are valid, and on the disk with all that they refer to; they stay."""
     if store.hold(paths) < set(paths):
@@ -119,22 +130,15 @@ def _fetch(
     environ: Mapping[str, str],
     say: Callable[[str], object],
 ) -> None:
-    """Fetch paths. A failure that is only remembered is none: the pod may be older than its paths."""
+    """Fetch paths. A failure that is only remembered is none: a pod may be older than its paths."""
     try:
         _fetch_once(paths, store, config, environ, say)
     except nixfetch.FetchFailedError as error:
-        if not _is_remembered(error.report):
+        from snapshotter.fetching import is_remembered
+
+        if not is_remembered(error.report):
             raise
         _fetch_once(paths, store, replace(config, refresh=True), environ, say)
-
-
-def _is_remembered(report: nixfetch.Report) -> bool:
-    """Whether a cache was not asked, since it lacked a path lately."""
-    return any(
-        answer.facts.get("remembered")
-        for failure in report.failures
-        for _, answer in getattr(failure.error, "errors", ())
-    )
 
 
 def _fetch_once(

@@ -184,3 +184,13 @@ def test_the_verb_on_a_machine_that_has_nothing(
         "daemon",
         "containerd",
     }
+
+
+def test_odd_names_stay_in_their_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    doctor.add_arguments(parser)
+    place = f"{tmp_path}/a\n\x1b[31mb.sock"
+    doctor.run(parser.parse_args(["--address", place, "--containerd", place, "--root", "/tmp"]))
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert all(line[:6].strip() in {"ok", "warn", "fail", ""} for line in out.splitlines())

@@ -6,6 +6,8 @@ import pytest
 
 import nixfetch
 from nixfetch.cache import BinaryCache, CacheGroup
+from nixfetch.cache.memo import Memo
+from nixfetch.cache.memory import Memory
 from simulated_cache import POLICY, SimulatedCache
 from snapshotter.fetching import Counted, Fetcher, Source
 from snapshotter.labels import NixLayer
@@ -18,17 +20,20 @@ if TYPE_CHECKING:
 
 
 class World:
-    def __init__(self, store: nixfetch.LocalStore) -> None:
+    def __init__(self, store: nixfetch.LocalStore, place: Path) -> None:
+        self.place = place
         self.cache, self.metrics = SimulatedCache(), Metrics()
         self.opened = 0
         source = Source(open_caches=self._open, policy=POLICY)
         fetcher = Fetcher(source, self.metrics)
         self.closures = Counted(Substitute(store, fetcher), fetcher, self.metrics)
 
-    def _open(self) -> CacheGroup:
+    def _open(self, refresh: bool) -> CacheGroup:
         self.opened += 1
+        memory = Memory(Memo(self.place / "memo"), refresh=refresh)
         retry = nixfetch.RetrySchedule(tries=1)
-        return CacheGroup([BinaryCache(self.cache, retry=retry)])
+        caches = [BinaryCache(self.cache, retry=retry, memory=memory)]
+        return CacheGroup(caches, on_close=memory.close)
 
     def ensure(self, *paths: Any) -> tuple[nixfetch.StorePath, ...]:
         layer = NixLayer(paths=paths)
@@ -43,7 +48,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     with nixfetch.LocalStore(tmp_path / "store", durable=False) as store:
-        yield World(store)
+        yield World(store, tmp_path)
 
 
 def test_fetches_are_counted_and_so_is_what_was_there(world: World) -> None:
@@ -79,14 +84,25 @@ def test_failures_are_counted(world: World) -> None:
     assert world.count('fetches_total{result="done"}') == 0
 
 
+def test_what_a_cache_lacked_lately_it_may_have_now(world: World) -> None:
+    path = world.cache.add("late", b"late")
+    later = dict(world.cache.objects)
+    world.cache.objects.clear()
+    with pytest.raises(nixfetch.FetchFailedError):
+        world.ensure(path)
+    world.cache.objects.update(later)
+    assert world.ensure(path) == (path,)
+    assert world.opened == 3
+
+
 def test_all_else_is_passed_on(world: World) -> None:
     path = world.cache.add("a", b"a")
     world.ensure(path)
     assert world.closures.roots() == {"r"}
-    ((found, source),) = world.closures.sources([path])
+    ((found, source),), links = world.closures.located([path])
     assert found == path
     assert source.endswith(path.base)
-    assert world.closures.links([path]) == ()
+    assert links == ()
     world.closures.unroot("r")
     world.closures.root("s", [path])
     assert world.closures.roots() == {"s"}

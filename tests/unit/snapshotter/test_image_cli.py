@@ -41,8 +41,8 @@ class Containerd:
         return image.id
 
     @contextmanager
-    def connect(self, args: argparse.Namespace) -> Iterator[Loader]:
-        assert args.address == "/run/c.sock"
+    def connect(self, address: Path, snapshotter: str) -> Iterator[Loader]:
+        assert (str(address), snapshotter) == ("/run/c.sock", "nix")
         yield self
 
 

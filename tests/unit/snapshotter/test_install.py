@@ -9,7 +9,7 @@ import pytest
 from snapshotter import install
 from snapshotter.errors import InvalidArgumentError, PreconditionError, UnavailableError
 from snapshotter.fragments import MARK, File, Settings
-from snapshotter.install import Plan, containerd_version, for_containerd, write
+from snapshotter.install import Plan, containerd_version, for_containerd, is_ours, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -166,6 +166,35 @@ def test_which_containerd_the_daemon_asks(
     unit = (tmp_path / "etc/systemd/system/nixfetch-snapshotter.service").read_text()
     told = f" --containerd-address {containerd}\n"
     assert (told in unit) if containerd else ("--containerd-address" not in unit)
+
+
+def test_programs_for_nix_snapshotter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--shim", "/opt/shim")
+    assert run(tmp_path, *words) == 0
+    programs = sorted((tmp_path / "opt/shim").iterdir())
+    assert [program.name for program in programs] == ["external-builder", "nix-store"]
+    assert {stat.S_IMODE(program.stat().st_mode) for program in programs} == {0o755}
+    assert "/opt/shim" in capsys.readouterr().err
+    programs[0].chmod(0o644)
+    run(tmp_path, *words)
+    assert stat.S_IMODE(programs[0].stat().st_mode) == 0o755
+    assert "written /opt/shim/external-builder" in capsys.readouterr().out.splitlines()
+    programs[1].write_text("#!/bin/sh\n# of somebody else\n")
+    with pytest.raises(PreconditionError, match="not ours"):
+        run(tmp_path, *words)
+
+
+def test_where_a_mark_counts() -> None:
+    assert is_ours(f"# {MARK}\n".encode())
+    assert is_ours(f"#!/bin/sh\n\n\n# {MARK}\n".encode())
+    assert not is_ours(f"#!/bin/sh\n\n\n\n# {MARK}\n".encode())
+    assert not is_ours(f"a = 1\n# {MARK}\n".encode())
+    assert not is_ours(b"")
+
+
+def test_a_relative_place_for_them(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="absolute"):
+        run(tmp_path, "--shim", "shim")
 
 
 def test_nothing_was_asked_for(tmp_path: Path) -> None:

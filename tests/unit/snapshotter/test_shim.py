@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 P = "/nix/store/0y5mfa1i7bvar5nanyafq43pj32axhyb-say-1.0"
 Q = "/nix/store/9c93bry0vkmiadihi0zbdjwha8p9fhbn-nixfetch-demo-source"
+NIX_STORE = "import sys; from snapshotter.shim import nix_store; sys.exit(nix_store())"
 LIBRARY = str(Path(snapshotter.__file__).parents[1])
 
 
@@ -155,6 +157,7 @@ class TestPrograms:
             assert first == "#!/usr/bin/python3 -I"
             assert second == f"# {MARK}"
             ast.parse("\n".join(rest))
+            assert file.mode == 0o755
 
     @pytest.mark.parametrize("name", ["x" * MAX_INTERPRETER, "a b'c\"$d"])
     def test_an_interpreter_that_the_kernel_would_not_find(self, tmp_path: Path, name: str) -> None:
@@ -296,6 +299,9 @@ class TestFailures:
         ran = machine("--add-root", machine.place / "r", "--realise", app, NIXFETCH_TRUSTED_KEYS="")
         assert ran.code == 1
         assert "signed by no trusted key" in ran.err
+        # What to do about it is told in flags of `nixfetch`.
+        assert "--trusted-key" in ran.err
+        assert ran.err.endswith("/etc/nixfetch/config.toml, and variables NIXFETCH_…\n")
         assert machine.roots() == {}
         assert machine.valid() == []
 
@@ -412,6 +418,20 @@ class TestProcess:
         err = io.StringIO()
         assert nix_store(Process(["--help"], {}, _Broken(KeyboardInterrupt()), err)) == 1
         assert err.getvalue() == "error: interrupted by the user\n"
+
+    @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+    def test_a_link_that_is_no_text(self, machine: Machine, locale: str) -> None:
+        app = machine.cache.add("app")
+        machine("--realise", app)
+        link = os.fsencode(machine.place) + b"/\xff \xc3\xa9"
+        done = subprocess.run(
+            [sys.executable, "-c", NIX_STORE, "--add-root", link, "--realise", str(app)],
+            env={**machine.environ, "PYTHONPATH": LIBRARY, "LC_ALL": locale},
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, link + b"\n", b"")
+        assert str(Path(os.fsdecode(link)).readlink()) == str(app)
 
     def test_what_is_valid_is_found_with_little_loaded(self, machine: Machine) -> None:
         """100 paths are 100 processes; what fetches is not loaded for what is there."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from snapshotter.sockets import Relay, SocketError, claim, private
+from snapshotter.sockets import Relay, SocketError, claim, passing_name, private, rename
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,6 +90,17 @@ def test_private_sockets(folder: Path) -> None:
         listening(folder / "s").close()
     assert stat.S_IMODE((folder / "s").stat().st_mode) == 0o600
     assert os.umask(before) == before
+
+
+def test_a_socket_gets_its_name_when_it_listens(folder: Path) -> None:
+    address = folder / "s.sock"
+    passing = passing_name(address)
+    with listening(passing), socket.socket(socket.AF_UNIX) as client:
+        rename(passing, address)
+        client.connect(str(address))
+        assert [entry.name for entry in folder.iterdir()] == ["s.sock"]
+    with pytest.raises(SocketError):
+        rename(passing, address)
 
 
 def echo(server: socket.socket) -> None:

@@ -440,6 +440,9 @@ def test_a_store_path_that_is_a_link(node: Node, substitute: Substitute) -> None
     link = node.cache.add("link", Link(b"/etc"))
     paths = substitute.ensure(NixLayer((link,)), root="1", cancelled=never)
     assert substitute.links(paths) == (link,)
+    sources, links = substitute.located(paths)
+    assert links == (link,)
+    assert sources == substitute.sources(path for path in paths if path != link)
     with pytest.raises(PreconditionError, match="no file or directory"):
         substitute.sources(paths)
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import nixfetch
 from image_files import (
@@ -370,6 +372,22 @@ def test_archives_that_are_bombs(tmp_path: Path) -> None:
     with pytest.raises(BombError):
         opened(file)
     assert [each.name for each in tmp_path.iterdir()] == ["image.tar.zst"]
+
+
+@given(data=st.data())
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damage_is_refused_or_harms_nothing(data: st.DataObject, tmp_path: Path) -> None:
+    """A byte anywhere, or an end anywhere: the image is the one that it was, or there is none."""
+    whole = data.draw(st.sampled_from([tar(layout(MADE)), tar(docker(MADE))]))
+    damaged = bytearray(whole)
+    damaged[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    file = tmp_path / "image.tar"
+    file.write_bytes(damaged[: data.draw(st.integers(0, len(whole)))])
+    try:
+        _, contents = opened(file)
+    except (nixfetch.FormatError, UnreadableError):
+        return
+    assert contents == MADE.contents
 
 
 def test_an_image_is_bounded_as_a_whole(tmp_path: Path) -> None:

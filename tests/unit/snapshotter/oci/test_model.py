@@ -17,6 +17,7 @@ from snapshotter.oci.model import (
     Platform,
     compression_of,
     layer_type,
+    oci_layer_type,
 )
 from snapshotter.oci.reading import DocumentError, Fields, canonical, document
 
@@ -150,6 +151,24 @@ def test_layers_by_their_media_types(media_type: str, compression: str) -> None:
 def test_media_types_of_no_layer(media_type: str) -> None:
     with pytest.raises(ImageError, match="no media type of a layer"):
         compression_of(media_type)
+
+
+@pytest.mark.parametrize(
+    ("media_type", "expected"),
+    [
+        ("application/vnd.docker.image.rootfs.diff.tar", LAYER),
+        ("application/vnd.docker.image.rootfs.diff.tar.gzip", f"{LAYER}+gzip"),
+        ("application/vnd.docker.image.rootfs.diff.tar.zstd", f"{LAYER}+zstd"),
+        (
+            "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+            "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        ),
+        (f"{LAYER}+zstd", f"{LAYER}+zstd"),
+        ("application/x-other", "application/x-other"),
+    ],
+)
+def test_layers_of_docker_by_the_name_of_oci(media_type: str, expected: str) -> None:
+    assert oci_layer_type(media_type) == expected
 
 
 def test_media_types_of_our_layers() -> None:

@@ -17,7 +17,7 @@ from snapshotter import imageref
 from snapshotter.image import archive, inspection
 from snapshotter.oci.digests import BlobError, ImageError
 from snapshotter.oci.model import Platform
-from snapshotter.registry import DeniedError, Patience, Registry, RegistryError
+from snapshotter.registry import DeniedError, Identity, Patience, Registry, RegistryError
 from snapshotter.registry.endpoint import Endpoint, is_loopback
 from snapshotter.registry.upload import cut
 
@@ -414,6 +414,37 @@ def test_credentials_stay_at_their_origin() -> None:
         inspection.look_all(registry.image(REFERENCE))
     seen = {(each.url.host, "authorization" in each.headers) for each in hub.requests[1:]}
     assert seen == {("hub.test", True), ("cdn.test", False)}
+
+
+def test_a_token_is_fetched_from_where_the_registry_says() -> None:
+    hub = Hub()
+    hub.add(MADE)
+    challenge = {"WWW-Authenticate": 'Bearer realm="https://auth.test/token",service="hub"'}
+    hub.faults = [
+        status(401, "GET", "manifests", headers=challenge),
+        status(200, "GET", "auth.test", json={"token": SECRET}),
+    ]
+    with talking(hub, login=nixfetch.Basic("u", "p")) as registry:
+        inspection.look_all(registry.image(REFERENCE))
+    (asked,) = hub.asked("GET", "auth.test")
+    assert asked.headers["authorization"] == nixfetch.Basic("u", "p").authorization()
+    assert asked.url.params["scope"] == "repository:a/b:pull"
+    after = hub.requests[hub.requests.index(asked) + 1 :]
+    assert {each.headers["authorization"] for each in after} == {f"Bearer {SECRET}"}
+
+
+def test_an_identity_is_sent_as_a_form() -> None:
+    hub = Hub()
+    hub.add(MADE)
+    challenge = {"WWW-Authenticate": 'Bearer realm="https://auth.test/token"'}
+    hub.faults = [
+        status(401, "GET", "manifests", headers=challenge),
+        status(200, "POST", "auth.test", json={"access_token": "t"}),
+    ]
+    with talking(hub, login=Identity(SECRET)) as registry:
+        registry.image(REFERENCE)
+    (asked,) = hub.asked("POST", "auth.test")
+    assert f"refresh_token={SECRET}".encode() in asked.content
 
 
 # Pushing.
