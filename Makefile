@@ -24,6 +24,7 @@ check: setup
 
 crash: setup
 	NIXFETCH_CRASH=full $(VENV)/bin/pytest -q -m crash tests/crash
+	NIXFETCH_CRASH=full $(VENV)/bin/pytest -q tests/e2e/test_containerd_crashes.py
 
 crash-cut: setup
 	$(PYTEST) -m crash tests/crash/test_sync_order.py tests/crash/test_full_disks.py \

@@ -1,7 +1,7 @@
-"""Containerd's own conformance suite of snapshotters, built where Go and its source are.
+"""Containerd's own conformance suite of snapshotters, and its filters, built where Go is.
 
-The chroot that NIXFETCH_TEST_CHROOT names has both; what is built runs here, and is kept there
-for as long as neither our driver nor their source changes.
+The chroot that NIXFETCH_TEST_CHROOT names has it, and their source; what is built runs here, and
+is kept there for as long as neither our drivers nor their source change.
 """
 
 from __future__ import annotations
@@ -32,8 +32,12 @@ _PLACE = "var/cache/nixfetch-conformance"  # below the root of the chroot
 _RESULT = re.compile(r"^\s*--- (PASS|FAIL|SKIP): TestSuite/(\w+)", re.MULTILINE)
 
 
-def build() -> Path:
-    """The program; the test is skipped where it cannot be built."""
+def build(package: str = "nixsuite") -> Path:
+    """One of our drivers; the test is skipped where it cannot be built.
+
+    Args:
+        package: below tests/conformance/src.
+    """
     system = os.environ.get(CHROOT)
     if not system:
         pytest.skip(f"{CHROOT} does not name a system with Go")
@@ -51,17 +55,17 @@ def build() -> Path:
         pytest.skip(f"no {' and '.join(PACKAGES)} there")
     sources = sorted(DRIVER.rglob("*.go"))
     text = versions.stdout.encode() + b"".join(source.read_bytes() for source in sources)
-    name = f"suite-{hashlib.sha256(text).hexdigest()[:16]}.test"
+    name = f"{package}-{hashlib.sha256(text).hexdigest()[:16]}"
     place = root / _PLACE
     place.mkdir(parents=True, exist_ok=True)
     with (place / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (place / name).exists():
-            _compile(system, place, name)
+            _compile(system, place, package, name)
     return place / name
 
 
-def _compile(system: str, place: Path, name: str) -> None:
+def _compile(system: str, place: Path, package: str, name: str) -> None:
     shutil.rmtree(place / "src", ignore_errors=True)
     shutil.copytree(DRIVER, place / "src")
     settings = {
@@ -72,8 +76,9 @@ def _compile(system: str, place: Path, name: str) -> None:
         "HOME": f"/{_PLACE}",
         "PATH": _PATH,
     }
+    how = ["test", "-c"] if list(DRIVER.glob(f"{package}/*_test.go")) else ["build"]
     done = subprocess.run(
-        ["chroot", system, "go", "test", "-c", "-o", f"/{_PLACE}/{name}.new", "nixsuite"],
+        ["chroot", system, "go", *how, "-o", f"/{_PLACE}/{name}.new", package],
         env=settings,
         capture_output=True,
         text=True,

@@ -5,7 +5,7 @@ r"""Containerd's filter language: which snapshots a caller wants to see.
     fieldpath ::= field ("." field)*
     field     ::= quoted | [A-Za-z0-9_]+
     operator  ::= "==" | "!=" | "~="                  ~= searches for a regular expression
-    value     ::= quoted | [^\s,]+                    printable
+    value     ::= quoted | [^\s,]+                    printable, but for the first character
     quoted    ::= a Go string in double quotes; after ~= also in /…/ or |…|
 
 Space before a field, an operator or a value is skipped. Of several filters one must hold; no
@@ -44,6 +44,7 @@ _QUOTED = '"'
 _QUOTED_PATTERN = '"/|'
 _MAX_BYTE = 0xFF  # the largest octal escape
 _SURROGATES = range(0xD800, 0xE000)
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what Go makes of half a character
 _BEYOND = 0x110000  # no character from here on
 
 
@@ -183,23 +184,20 @@ class _Parser:
         if first and first in (_QUOTED_PATTERN if operator == "~=" else _QUOTED):
             return self._quoted()
         value = self._match(_BARE)
-        if not value or value[0] in _QUOTED_PATTERN + ".=!~" or not value.isprintable():
+        if not value or value[0] in _QUOTED_PATTERN + ".=!~" or not value[1:].isprintable():
             self._fail("expected a value")
         return value
 
     def _quoted(self) -> str:
         quote = self._text[self._at]
         self._at += 1
-        # Escapes of bytes make characters only together: a string is UTF-8 once it is whole.
+        # Escapes of bytes make characters only together. What is no UTF-8 is equal to nothing.
         parts: list[bytes] = []
         while (character := self._next()) != quote:
             if character == "\n":
                 self._fail("a quoted string ends with its line")
             parts.append(self._escape(quote) if character == "\\" else character.encode())
-        try:
-            return b"".join(parts).decode()
-        except UnicodeDecodeError as error:
-            raise self._error("quoted string is not UTF-8") from error
+        return b"".join(parts).decode(errors="surrogateescape")
 
     def _escape(self, quote: str) -> bytes:
         kind = self._next()
@@ -218,9 +216,9 @@ class _Parser:
         return b""
 
     def _character(self, code: int) -> bytes:
-        if code in _SURROGATES or code >= _BEYOND:
+        if code >= _BEYOND:
             self._fail("no such character")
-        return chr(code).encode()
+        return (_REPLACEMENT if code in _SURROGATES else chr(code)).encode()
 
     def _number(self, digits: int, base: int) -> int:
         text = self._text[self._at : self._at + digits]

@@ -1,6 +1,8 @@
 """Roots of store paths that are images: kept as long as containerd has the image.
 
-    image-<instance>-<hash part>        a set of roots, below those of `substitute`
+    image-<instance>-<hash part>          a set of roots, below those of `substitute`
+    image-<instance>-<hash part>-layers   while it is made: what its layers need, until they have
+                                          roots of their own
 
 Knows which images there are from whoever asks containerd; decides only what is kept.
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import nixfetch
@@ -18,10 +21,12 @@ from snapshotter.labels import NixLayer
 from snapshotter.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
 PATTERN = f"^{NIX_HOST}/"
 """What the names of images of the store begin with, as a regular expression."""
+
+_LAYERS = "-layers"
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +44,33 @@ class Closures(Protocol):
 
     def roots(self) -> set[str]:
         """The names of all roots."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A path that is kept while the image of it is made."""
+
+    closures: Closures
+    closure: frozenset[nixfetch.StorePath]
+    root: str
+    cancelled: Callable[[], bool]
+
+    def also(self, layers: Collection[NixLayer]) -> None:
+        """Have what the layers of the image need, in as few fetches as can be.
+
+        A snapshotter would do it layer by layer, and has begun with one when nobody wants it any
+        more.
+
+        Raises:
+            CancelledError: whoever waited has given up.
+            NixfetchError: it cannot be had.
+        """
+        plain = (path for layer in layers if layer.closure is None for path in layer.paths)
+        lacking = tuple(dict.fromkeys(path for path in plain if path not in self.closure))
+        wanted = [NixLayer(lacking)] if lacking else []
+        wanted += [layer for layer in layers if layer.closure is not None]
+        for layer in wanted:
+            self.closures.ensure(layer, root=self.root, cancelled=self.cancelled)
 
 
 class ImageRoots:
@@ -66,7 +98,7 @@ class ImageRoots:
         *,
         is_image: Callable[[], bool],
         cancelled: Callable[[], bool],
-    ) -> Iterator[None]:
+    ) -> Iterator[Kept]:
         """Have a path in the store, with its closure, and keep it when the block ends well.
 
         One thread at a time for each path.
@@ -82,26 +114,30 @@ class ImageRoots:
         """
         root = self._name(path)
         with self._turns.taking(root, cancelled), self._at_work(root):
-            self._closures.ensure(NixLayer((path,)), root=root, cancelled=cancelled)
+            closure = self._closures.ensure(NixLayer((path,)), root=root, cancelled=cancelled)
             try:
-                yield
+                yield Kept(self._closures, frozenset(closure), f"{root}{_LAYERS}", cancelled)
             except BaseException:
                 # The first error is the one to tell; without an answer the root stays for `sweep`.
                 with suppress(nixfetch.NixfetchError):
                     if not is_image():
                         self._closures.unroot(root)
                 raise
+            finally:
+                with suppress(nixfetch.NixfetchError):
+                    self._closures.unroot(f"{root}{_LAYERS}")
 
     @contextmanager
     def _at_work(self, root: str) -> Iterator[None]:
+        names = {root, f"{root}{_LAYERS}"}
         with self._lock:
-            self._busy.add(root)
-            self._touched.add(root)
+            self._busy |= names
+            self._touched |= names
         try:
             yield
         finally:
             with self._lock:
-                self._busy.discard(root)
+                self._busy -= names
 
     def sweep(self, images: Callable[[], Iterable[str]]) -> list[str]:
         """Remove the roots of images that are gone.

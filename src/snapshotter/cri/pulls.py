@@ -1,7 +1,8 @@
 """`PullImage` of an image of the store: fetched, read, loaded, listed; or an error and nothing.
 
     nix:0/nix/store/…    root and fetch ──> known and listed? ──yes──────────────────> its ID
-                                                └─no─> open ──> load ──> listed ──────> its ID
+                                                └─no─> open ──> fetch what its layers
+                                                       need ──> load ──> listed ──────> its ID
 
 An image that containerd knows, and that was made of this path by this version, is not read again:
 a store path never changes. Hence a tag `latest`, which kubelet pulls for each pod, costs little.
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import nixfetch
+from snapshotter import labels
 from snapshotter.cri import loading
 from snapshotter.cri.connection import FIRST_PAUSE, LAST_PAUSE
 from snapshotter.cri.imageroots import PATTERN
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from snapshotter.cri.connection import Connection
-    from snapshotter.cri.imageroots import ImageRoots
+    from snapshotter.cri.imageroots import ImageRoots, Kept
+    from snapshotter.labels import NixLayer
+    from snapshotter.oci.image import Image
     from snapshotter.oci.model import Platform
 
 SWEEP_EVERY = 600.0  # seconds; images are also removed by others than us
@@ -107,9 +111,9 @@ class Pulls:
         name = str(NixReference(reference.path))
         with self._roots.keeping(
             reference.path, is_image=lambda: into.image(name) is not None, cancelled=cancelled
-        ):
+        ) as kept:
             known = self._known(reference, into, name)
-            return known or self._load(reference, into, name, cancelled)
+            return known or self._load(reference, into, name, kept)
 
     def _known(self, reference: NixReference, into: Namespace, name: str) -> str | None:
         """The ID of an image that there is nothing to do for."""
@@ -125,12 +129,13 @@ class Pulls:
         reference: NixReference,
         into: Namespace,
         name: str,
-        cancelled: Callable[[], bool],
+        kept: Kept,
     ) -> str:
         began = time.monotonic()
         with storeimage.opening(
             reference, Trees(self._store), machine=self._machine, scratch=self._scratch
         ) as image:
+            kept.also(_nix_layers(image))
             loading.load(
                 image,
                 into,
@@ -138,7 +143,7 @@ class Pulls:
                 snapshotter=self._place.snapshotter,
                 labels={**loading.MANAGED, MADE_BY: _made(image.descriptor.digest)},
             )
-        await_listing(self._place.connection, name, image.id, cancelled=cancelled)
+        await_listing(self._place.connection, name, image.id, cancelled=kept.cancelled)
         _log.info("pulled %s in %.3f s: %s", name, time.monotonic() - began, image.id)
         return image.id
 
@@ -175,6 +180,15 @@ class Pulls:
         """Sweep; what fails is for another time."""
         with suppress(nixfetch.NixfetchError):
             self.sweep()
+
+
+def _nix_layers(image: Image) -> list[NixLayer]:
+    """The layers of store paths; labels that no builder writes are refused here already."""
+    found = []
+    for layer in image.manifest.layers:
+        with nixfetch.facts(layer=layer.digest):
+            found.append(labels.parse(layer.annotations))
+    return [layer for layer in found if layer is not None]
 
 
 def _made(digest: str) -> str:
