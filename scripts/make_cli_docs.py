@@ -20,9 +20,15 @@ def text() -> str:
     """What docs/cli.md should hold."""
     os.environ["COLUMNS"] = _WIDTH
     from nixfetch.cli import app
+    from snapshotter import cli as snapshotter
 
     parts = ["# The command line\n\nMade from the program by `make docs`.\n"]
     for name, parser in app.parsers().items():
+        if " " in name:
+            parts.append(f"## {name}\n")
+        parts.append(_block(parser))
+    parts.append("# The command line of the snapshotter\n")
+    for name, parser in snapshotter.parsers().items():
         if " " in name:
             parts.append(f"## {name}\n")
         parts.append(_block(parser))

@@ -6,6 +6,7 @@ with node_of_pods("2.1", cache=World().cache) as here:
 
 from __future__ import annotations
 
+import gzip
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,16 +14,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from containerd_host import Version, node, scratch, wait_until
-from containers import NAME, NUMBERS, Machine
-from images import BUSYBOX, Content, Image, Program, layer
+from containers import NAME, NUMBERS, Machine, World
+from images import BUSYBOX, Content, Hub, Image, Program, digest, layer
 from kubelet import CallError, Kubelet, Pod
 from servers import LoopbackServer
 from simulated_cache import KEY, SimulatedCache
 from snapshotter.fragments import Settings, containerd_fragment
+from snapshotter.imageref import NixReference
 from snapshotter_daemon import address, daemon, root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from nixfetch.formats.storepath import StorePath
 
 NAMESPACE = "k8s.io"
 PAUSE = "example.test/pause:v1"
@@ -90,6 +95,32 @@ class PodNode:
                 return False
         words = ("-n", NAMESPACE, "snapshots", "--snapshotter", NAME, "ls")
         return self.machine.host.ctr(*words, check=False).code == 0
+
+    def is_tidy(self) -> None:
+        """Hold a node to having no trace of any image but the one of sandboxes."""
+        if self.end_pods():
+            self.machine.host.collect(NAMESPACE)
+        assert self.names() == sorted([PAUSE, digest(pause().config())])
+        assert self.snapshots() == []
+        assert self.leases() == []
+        assert set(self.blobs()) <= self.own_blobs
+        assert self.machine.roots() == []
+        # What was removed is freed a moment later.
+        wait_until(
+            lambda: len(self.machine.directories()) == len(self.machine.rows()) == 1,
+            "directories of snapshots stay",
+            of=self.machine.host,
+        )
+
+    def is_tidied(self) -> None:
+        """Remove all images, and let the collector have the store."""
+        for name in self.kubelet.images():
+            if name != PAUSE:
+                self.kubelet.remove(name)
+        self.is_tidy()
+        ran = self.machine.nixfetch("gc")
+        assert ran.code == 0, ran
+        assert self.machine.stored() == []
 
 
 def pause() -> Image:
@@ -173,3 +204,31 @@ def node_of_pods(
         here.own_blobs = set(here.blobs())
         yield here
         here.end_pods()
+
+
+# Images for it.
+
+
+def ref(path: StorePath) -> str:
+    """The reference of a store path, as kubelet has it after it has normalised it."""
+    return str(NixReference(path))
+
+
+def add_archive(
+    world: World, image: Image, tmp_path: Path, *, name: str = "image.tar", packed: bool = False
+) -> StorePath:
+    """An archive of an image, as a path of the cache that refers to what is in the image."""
+    data = image.archive(tmp_path / "made.tar").read_bytes()
+    references = [world.app, world.tools, world.words]
+    tree = gzip.compress(data, mtime=0) if packed else data
+    return world.cache.add(name, tree, references=() if packed else references)
+
+
+KINDS: dict[str, Callable[[World, Path, Hub], str]] = {
+    "archive": lambda world, tmp_path, _: ref(add_archive(world, world.image(), tmp_path)),
+    "packed": lambda world, tmp_path, _: ref(
+        add_archive(world, world.hybrid(complete=True), tmp_path, name="i.tar.gz", packed=True)
+    ),
+    "path": lambda world, _, __: ref(world.app),
+    "ours": lambda world, _, hub: hub.push(world.image("ours", complete=True)),
+}

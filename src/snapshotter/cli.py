@@ -82,6 +82,19 @@ def parser(verbs: Sequence[str] = tuple(VERBS)) -> argparse.ArgumentParser:
     return top
 
 
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """The whole command line, by what is typed (``nixfetch-snapshotter``, ``… serve``, …)."""
+    found: dict[str, argparse.ArgumentParser] = {}
+    waiting = [parser()]
+    while waiting:
+        this = waiting.pop(0)
+        found[this.prog] = this
+        for action in this._actions:  # noqa: SLF001 - argparse has no other way to ask
+            if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - the same
+                waiting += action.choices.values()
+    return found
+
+
 def _summary(module: ModuleType, otherwise: str) -> str:
     return str(getattr(module, "SUMMARY", otherwise))
 

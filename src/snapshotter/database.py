@@ -47,7 +47,7 @@ create table if not exists labels (
     value text not null,
     primary key (snapshot_id, key)
 ) without rowid;
-create index if not exists labelled on labels (key, value);
+create index if not exists refs on labels (value) where key = 'containerd.io/snapshot.ref';
 create table if not exists nix_paths (
     snapshot_id integer not null references snapshots (id) on delete cascade,
     ord integer not null,

@@ -85,6 +85,10 @@ class Metastore:
                     conditions.append("and s.name = ?")
                 case ["parent"]:
                     conditions.append("and coalesce(p.name, '') = ?")
+                case [_, lifecycle.REF]:
+                    conditions.append(
+                        f"and s.id in (select snapshot_id from labels where {rows.REF_IS})"  # noqa: S608
+                    )
                 case [_, key]:
                     conditions.append(
                         "and s.id in (select snapshot_id from labels where key = ? and value = ?)"
@@ -203,7 +207,7 @@ class Metastore:
                 " values (?, ?, ?, ?, ?, ?)",
                 [key, parent_id, kind, unpacking, now, now],
             )
-            rows.set_labels(db, id_, labels)
+            rows.add_labels(db, id_, labels)
             above = rows.snapshot(db, parent) if parent else None
         return Snapshot(
             id=id_,

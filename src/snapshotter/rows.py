@@ -41,6 +41,14 @@ INFO = (
 )
 """A query for `infos`; more conditions may follow it."""
 _ONE = f"{INFO} and s.name = ?"
+REF_IS = f"key = '{lifecycle.REF}' and value = ?"
+"""A condition on labels that has an index: its key is text of the statement."""
+_LAYER = f"""
+select s.name from labels l join snapshots s on s.id = l.snapshot_id
+left join snapshots p on p.id = s.parent_id
+where {REF_IS} and coalesce(p.name, '') = ? and s.ready and s.kind = ?
+    and exists (select 1 from nix_paths where snapshot_id = s.id)
+"""  # noqa: S608 - text of this module
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,14 +106,7 @@ def committed_id(db: Connection, name: str) -> int | None:
 
 def layer(db: Connection, ref: str, parent: str) -> str | None:
     """As `Metastore.layer`."""
-    row = db.row(
-        "select s.name from labels l join snapshots s on s.id = l.snapshot_id"
-        " left join snapshots p on p.id = s.parent_id"
-        " where l.key = ? and l.value = ? and coalesce(p.name, '') = ?"
-        " and s.ready and s.kind = ?"
-        " and exists (select 1 from nix_paths where snapshot_id = s.id)",
-        [lifecycle.REF, ref, parent, Kind.COMMITTED],
-    )
+    row = db.row(_LAYER, [ref, parent, Kind.COMMITTED])
     return None if row is None else str(row[0])
 
 
@@ -178,6 +179,11 @@ def infos(db: Connection, rows: Sequence[Sequence[Any]]) -> list[Info]:
 def set_labels(db: Connection, id_: int, labels: Mapping[str, str]) -> None:
     """Let these be the labels of a snapshot."""
     db.run("delete from labels where snapshot_id = ?", [id_])
+    add_labels(db, id_, labels)
+
+
+def add_labels(db: Connection, id_: int, labels: Mapping[str, str]) -> None:
+    """Give labels to a snapshot that has none of them."""
     db.run_many("insert into labels values (?, ?, ?)", [(id_, *item) for item in labels.items()])
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from snapshotter import rows
 from snapshotter.database import DatabaseError
 from snapshotter.errors import (
     AlreadyExistsError,
@@ -265,6 +266,13 @@ def test_walks_can_be_narrowed(store: Metastore) -> None:
     assert names(label_number="7") == ["k07"]
     assert names(label_number="7", parent="one") == []
     assert [info.labels.get("number") for info in store.walk()][:2] == ["0", "1"]
+    assert [info.name for info in store.walk({f"label {REF}": "sha256:2"})] == ["two"]
+
+
+def test_chains_are_found_by_an_index(store: Metastore) -> None:
+    plan = f"explain query plan select snapshot_id from labels where {rows.REF_IS}"
+    with store._reading() as db:
+        assert "INDEX refs" in db.rows(plan, ["sha256:1"])[0][-1]
 
 
 def test_counts(store: Metastore) -> None:

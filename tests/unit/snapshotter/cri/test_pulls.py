@@ -18,7 +18,7 @@ from snapshotter.cri.connection import Connection
 from snapshotter.cri.imageroots import ImageRoots
 from snapshotter.cri.loading import MANAGED
 from snapshotter.cri.pulls import MADE_BY, Place, Pulls
-from snapshotter.errors import PreconditionError, UnavailableError
+from snapshotter.errors import InvalidArgumentError, PreconditionError, UnavailableError
 from snapshotter.imageref import NixReference
 from snapshotter.labels import NIX_LAYER_COMPLETE
 from snapshotter.oci.digests import ImageError
@@ -133,9 +133,9 @@ def test_roots_come_back_with_a_pull(here: Here) -> None:
 
 def archive_of(here: Here, tmp_path: Path, image: images.Image, name: str) -> StorePath:
     data = image.archive(tmp_path / "image.tar").read_bytes()
-    if name.endswith(".gz"):
-        data = gzip.compress(data, mtime=0)
-    return here.node.cache.add(name, data, references=[here.app])
+    if not name.endswith(".gz"):
+        return here.node.cache.add(name, data, references=[here.app])
+    return here.node.cache.add(name, gzip.compress(data, mtime=0))  # nobody sees what it names
 
 
 @pytest.mark.parametrize("name", ["image.tar", "image.tar.gz"])
@@ -147,9 +147,57 @@ def test_an_archive(name: str, here: Here, tmp_path: Path) -> None:
     assert here.pull(path) == images.digest(image.config())
     assert here.rooted() == {name}
     assert here.node.valid() == sorted(["app", "lib", name])
+    assert len(here.node.fetches) == (2 if name.endswith(".gz") else 1)
     manifest = images.digest(image.manifest())
     assert set(here.fake.named().values()) == {manifest}
     assert str(NixReference(path)) in here.fake.named()
+
+
+def test_what_several_layers_need_comes_at_once(here: Here, tmp_path: Path) -> None:
+    """One fetch for all of them, and one for each list of a closure; before containerd is asked."""
+    others = [here.node.cache.add(f"other-{number}", b"") for number in range(3)]
+    listed = here.node.cache.add("listed", b"")
+    info = here.node.add_closure_info(listed)
+    layers = [nix_layer([str(path)], complete=True) for path in (here.lib, *others, *others)]
+    layers.append(nix_layer([], closure=str(info), numbered=False, complete=True))
+    image = images.Image("example.test/image:v1", tuple(layers))
+    path = archive_of(here, tmp_path, image, "image.tar.gz")
+    here.fake.unpacked = gzip.decompress
+    here.fake.faults["Leases/Create"] = grpc.StatusCode.FAILED_PRECONDITION
+    with pytest.raises(PreconditionError):
+        here.pull(path)
+    assert here.node.fetches == [[path], [here.lib, *others], [info]]
+    names = ["closure-info", "image.tar.gz", "lib", "listed", "other-0", "other-1", "other-2"]
+    assert here.node.valid() == names
+    here.fake.faults.clear()
+    here.pull(path)
+    assert here.rooted() == {"image.tar.gz"}  # the layers have roots of their own, as snapshots
+
+
+def test_labels_that_lie(here: Here, tmp_path: Path) -> None:
+    """Containerd never hears of them."""
+    evil = {
+        "containerd.io/snapshot/nix-layer": "true",
+        "containerd.io/snapshot/nix-closure": "/etc",
+    }
+    image = images.Image("example.test/image:v1", (layer({"a": b""}), layer({}, evil)))
+    path = archive_of(here, tmp_path, image, "image.tar")
+    with pytest.raises(InvalidArgumentError) as caught:
+        here.pull(path)
+    assert caught.value.facts["layer"] == image.layers[1].digest
+    assert set(here.fake.calls) == {"Images/Get"}
+    assert here.rooted() == set()
+
+
+def test_a_path_is_the_same_image_for_ever(here: Here) -> None:
+    """Whoever changes what is made of a path changes `_MAKING` in `pulls`, and this."""
+    here.pull(here.app)
+    image = here.fake.images[str(NixReference(here.app))]
+    made = (image.labels[MADE_BY].partition("@")[0], image.target.digest)
+    assert made == (
+        "1",
+        "sha256:433485f25e56b9faa140ccf4b8eb57b29e92f86eec92233b57ad8bc9a150e7c9",
+    )
 
 
 def test_an_image_for_another_machine(here: Here, tmp_path: Path) -> None:
