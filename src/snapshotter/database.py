@@ -7,6 +7,7 @@ tables; knows nothing of what their rows mean.
 
 from __future__ import annotations
 
+import os
 import secrets
 import sqlite3
 import threading
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA_VERSION = 1
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _PATIENCE = 10.0  # seconds; only a backup tool could hold the file
 _CACHE = -256  # KiB of pages a connection; the whole file of 1000 snapshots is about 1 MiB
@@ -152,6 +155,10 @@ class Database:
         self._lock = threading.Lock()  # of the writer; nothing else is locked inside
         self._idle: list[Connection] = []  # append and pop are atomic
         self._closed = False
+        # SQLite would give it to whoever the umask lets. Never once there are connections:
+        # closing any descriptor of the file gives up the locks of them all.
+        with suppress(OSError):  # there it is; or SQLite says what is wrong
+            os.close(os.open(file, _CREATE, 0o600))
         self._writer = Connection(file)
         try:
             self.instance = self._prepare()

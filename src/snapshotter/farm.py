@@ -19,12 +19,14 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import secrets
 import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import nixfetch
+from snapshotter import owned
 from snapshotter.errors import InternalError, PreconditionError
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE = 0o755  # of directories that no path has: they may become the container's own
 _TIME = 1  # seconds since 1970, as in a store
 _LENGTH = 32  # hexadecimal digits of a name: 128 bits
+_NAME = re.compile(rf"[0-9a-f]{{{_LENGTH}}}")  # what is called otherwise is not ours to delete
 
 
 class FarmError(InternalError):
@@ -58,15 +61,14 @@ class Farms:
             store: where the paths are; stays the caller's.
 
         Raises:
-            FarmError: it cannot be made.
+            NotOursError: it is a link, or somebody else's, or cannot be made.
         """
         self._directory = directory
         self._store = store
         self._lock = threading.Lock()
         self._making: dict[str, threading.Lock] = {}
         self._passing: set[str] = set()  # names that threads of ours work on
-        with _errors(directory):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owned.claim(directory)
 
     def get(self, closure: Collection[StorePath]) -> Path:
         """The farm of exactly `closure`; made when there is none, once for all who ask.
@@ -87,11 +89,13 @@ class Farms:
         if not farm.is_dir():
             with self._lock:
                 making = self._making.setdefault(name, threading.Lock())
-            with making:
-                if not farm.is_dir():
-                    self._make(name, paths)
-            with self._lock:
-                self._making.pop(name, None)
+            try:
+                with making:
+                    if not farm.is_dir():
+                        self._make(name, paths)
+            finally:
+                with self._lock:
+                    self._making.pop(name, None)
         return farm
 
     def _name(self, paths: list[StorePath]) -> str:
@@ -131,9 +135,9 @@ class Farms:
                         busy = name in self._passing
                     if not busy:
                         self._remove(name)
-                elif name not in used:
+                elif name not in used and _NAME.fullmatch(name):
                     self._remove(name)
-            except FarmError as error:
+            except nixfetch.NixfetchError as error:
                 _log.warning("a farm stays for now: %s", error)
 
     def _make(self, name: str, paths: list[StorePath]) -> None:

@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
+from snapshotter import owned
 from snapshotter.errors import InternalError, PreconditionError
 from snapshotter.lifecycle import Kind, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
 BLOCK = 512  # bytes; what st_blocks counts in
@@ -30,6 +32,7 @@ STORE = ("nix", "store")
 """Where store paths belong below the root of a container."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ID = re.compile(r"[0-9]+", re.ASCII)
 _NO_DIRECTORY = frozenset({errno.ELOOP, errno.ENOTDIR})
 
 
@@ -47,16 +50,11 @@ class Layers:
             root: a directory.
 
         Raises:
-            LayerError: it cannot be.
+            NotOursError: one of them is a link, or somebody else's, or cannot be made.
         """
         self._live, self._removed = root / "snapshots", root / "removed"
-        try:
-            for directory in (self._live, self._removed):
-                directory.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise LayerError(
-                "directory of snapshots cannot be made", directory=root, reason=error.strerror
-            ) from error
+        for directory in (self._live, self._removed):
+            owned.claim(directory)
 
     def upper(self, id_: int) -> str:
         """What the layer holds."""
@@ -154,7 +152,7 @@ class Layers:
             ids: gives those of all snapshots; asked after the directories were listed, so that
                 one that is new by then is not taken for an old one.
         """
-        there = list(self._live.iterdir())
+        there = list(_of_snapshots(self._live))
         known = set(map(str, ids()))
         for directory in there:
             if directory.name not in known:
@@ -171,7 +169,7 @@ class Layers:
             How many could not be deleted yet: something is mounted in them.
         """
         left = 0
-        for directory in self._removed.iterdir():
+        for directory in _of_snapshots(self._removed):
             if stopped():
                 break
             try:
@@ -244,6 +242,13 @@ class Layers:
             raise LayerError(
                 "place for a store path cannot be made", directory=upper, reason=error.strerror
             ) from error
+
+
+def _of_snapshots(directory: Path) -> Iterator[Path]:
+    """The directories in there that we made: what has another name is not ours to delete."""
+    for entry in directory.iterdir():
+        if _ID.fullmatch(entry.name):
+            yield entry
 
 
 def _make_mountpoint(store: int, name: str, *, is_directory: bool) -> None:

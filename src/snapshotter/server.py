@@ -24,7 +24,7 @@ from urllib.parse import quote
 import grpc
 
 import nixfetch
-from snapshotter import grpc_health, grpc_snapshots
+from snapshotter import grpc_health, grpc_snapshots, owned
 from snapshotter.containerd import Containerd
 from snapshotter.core import Snapshotter
 from snapshotter.cri import runtime
@@ -128,9 +128,9 @@ def serve(
 @contextmanager
 def _root(root: Path) -> Iterator[None]:
     """The root for oneself."""
+    owned.claim(root, link=True)
     try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise RootError(
             "root of snapshots cannot be used", directory=root, reason=error.strerror

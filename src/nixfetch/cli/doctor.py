@@ -89,10 +89,10 @@ class _Doctor:
             yield from self._census(reaches)
 
     def _reaches(self) -> list[Reach]:
-        from nixfetch.config.composed import netrc_file, transport_options
         from nixfetch.cli.context import UsageError
         from nixfetch.config.caches import reach
         from nixfetch.config.cacheurl import CacheUrl, CacheUrlError
+        from nixfetch.config.composed import netrc_file, transport_options
         from nixfetch.config.keyring import Keyring
 
         config = self._context.config

@@ -20,7 +20,7 @@ from nixfetch.store.gone import gone
 from nixfetch.store.layout import Layout
 from nixfetch.store.links import Links, open_links
 from nixfetch.store.linktree import link_tree
-from nixfetch.store.opening import lock_store, make_directories
+from nixfetch.store.opening import lock_store, make_directories, open_store
 from nixfetch.store.refusals import refuse_to_forget
 from nixfetch.store.replacing import Replacement, replacing
 from nixfetch.store.reserve import keep_reserve, lend_reserve
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from nixfetch.store.database import Registration
     from nixfetch.store.gone import TreeGoneError
     from nixfetch.store.narsink import NarSink
-
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class NotAStoreError(StoreError):
@@ -79,6 +77,7 @@ class LocalStore:
 
         Raises:
             NotAStoreError: `read_only`, and there is none.
+            LinkedStoreError: the store directory is a symbolic link.
             DiskError: a directory cannot be made or opened.
             DatabaseError, SchemaError: the database cannot be used.
         """
@@ -95,8 +94,7 @@ class LocalStore:
             if not read_only:
                 make_directories(self.layout, durable=durable)
                 stack.callback(os.close, lock_store(self.layout))
-            with disk_errors(self.layout.store):
-                self._fd = os.open(self.layout.store, _DIRECTORY)
+            self._fd = open_store(self.layout)
             stack.callback(self._let_go, self._fd)
             if not read_only:
                 stack.callback(keep_reserve, self.layout)  # if it was lent

@@ -7,6 +7,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
+from nixfetch.errors import StoreError
 from nixfetch.store.disk import DiskError, disk_error, is_there
 from nixfetch.store.reserve import keep_reserve
 
@@ -39,6 +40,32 @@ def make_directories(layout: Layout, *, durable: bool) -> None:
         raise _refused(error, error.filename or layout.root) from error
     if is_new:  # else a collector on a full disk may have given it up to open the store
         keep_reserve(layout)
+
+
+class LinkedStoreError(StoreError):
+    """The store directory is a symbolic link: Nix refuses that too."""
+
+
+def open_store(layout: Layout) -> int:
+    """Open the store directory, in which a collector deletes whatever is no valid path.
+
+    Returns:
+        A descriptor.
+
+    Raises:
+        LinkedStoreError: it is a symbolic link, so that what is behind it may be anything.
+        DiskError: it cannot be opened.
+    """
+    try:
+        return os.open(layout.store, _DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENOTDIR} and layout.store.is_symlink():
+            raise LinkedStoreError(
+                "the store directory is a symbolic link",
+                hint="mount the directory there (`mount --bind`), or choose another --store",
+                directory=os.fspath(layout.store),
+            ) from error
+        raise disk_error(error, layout.store) from error
 
 
 def lock_store(layout: Layout) -> int:

@@ -32,7 +32,7 @@ from nixfetch.store.journal import is_staging_name
 from nixfetch.store.links import Links, open_links
 from nixfetch.store.local import NotAStoreError
 from nixfetch.store.locks import LOCK_SUFFIX
-from nixfetch.store.opening import make_directories
+from nixfetch.store.opening import make_directories, open_store
 from nixfetch.store.refusals import REBUILD, DatabaseError
 from nixfetch.store.salvage import salvage
 from nixfetch.store.schema import SchemaError, check_schema, write_schema
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from nixfetch.store.layout import Layout
 
 _log = logging.getLogger(__name__)
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _LOCK_FILE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 _NAME = "db.sqlite"
 _BESIDE = "rebuild."  # a directory in that of the database
@@ -142,8 +141,7 @@ def rebuilding(layout: Layout, *, now: Callable[[], float] = time.time) -> Itera
             raise
     with ExitStack() as stack:
         stack.callback(os.close, _lock_alone(layout.database / "big-lock"))
-        with disk_errors(layout.store):
-            fd = os.open(layout.store, _DIRECTORY)
+        fd = open_store(layout)
         stack.callback(os.close, fd)
         with disk_errors(layout.store):
             links = open_links(fd)

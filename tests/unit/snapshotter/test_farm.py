@@ -17,6 +17,7 @@ from node import Node
 from simulated_cache import POLICY, Executable, Link, store_path
 from snapshotter.errors import PreconditionError
 from snapshotter.farm import FarmError, Farms
+from snapshotter.owned import NotOursError
 from unit.store.disk_trees import descriptors, entries
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ def test_no_room_leaves_nothing(node: Node, directory: Path, store: LocalStore) 
 
 def test_a_directory_that_cannot_be(tmp_path: Path, store: LocalStore) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(FarmError) as caught:
+    with pytest.raises(NotOursError) as caught:
         Farms(tmp_path / "file/farms", store)
     assert os.strerror(errno.ENOTDIR) in str(caught.value)
     farms = Farms(tmp_path / "farms", store)
@@ -244,6 +245,13 @@ def test_a_directory_that_cannot_be(tmp_path: Path, store: LocalStore) -> None:
     for call in (farms.names, lambda: farms.sweep([]), lambda: farms.get([APP])):
         with pytest.raises(FarmError):
             call()
+
+
+def test_what_is_no_farm_is_not_swept_away(farms: Farms, directory: Path) -> None:
+    stranger = directory / "stranger"
+    stranger.mkdir()
+    farms.sweep([])
+    assert stranger.is_dir()
 
 
 def test_nothing_stays_open(farms: Farms) -> None:

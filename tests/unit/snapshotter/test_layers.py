@@ -9,6 +9,7 @@ import pytest
 from snapshotter.errors import PreconditionError
 from snapshotter.layers import BLOCK, LayerError, Layers
 from snapshotter.lifecycle import Kind
+from snapshotter.owned import NotOursError
 
 
 @pytest.fixture
@@ -67,15 +68,19 @@ def test_discarding_takes_a_rename_and_deleting_comes_later(layers: Layers, tmp_
 def test_a_sweep_spares_what_has_a_row_by_now(layers: Layers, tmp_path: Path) -> None:
     layers.make(1, Kind.ACTIVE, parent=None)
     layers.make(2, Kind.ACTIVE, parent=None)
-    (tmp_path / "snapshots/new-123").mkdir()
+    (tmp_path / "snapshots/stranger").mkdir()
 
     def ids() -> set[int]:
         layers.make(3, Kind.ACTIVE, parent=None)  # as if another thread were at it
         return {1}
 
     layers.sweep(ids)
-    assert sorted(entry.name for entry in (tmp_path / "snapshots").iterdir()) == ["1", "3"]
-    assert sorted(entry.name for entry in (tmp_path / "removed").iterdir()) == ["2", "new-123"]
+    assert sorted(entry.name for entry in (tmp_path / "snapshots").iterdir()) == [
+        "1",
+        "3",
+        "stranger",
+    ]
+    assert sorted(entry.name for entry in (tmp_path / "removed").iterdir()) == ["2"]
 
 
 def test_usage_counts_a_file_of_two_names_once(layers: Layers) -> None:
@@ -138,6 +143,32 @@ def test_a_short_name_for_a_farm(layers: Layers, tmp_path: Path) -> None:
 
 def test_errors_name_the_directory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(LayerError) as caught:
+    with pytest.raises(NotOursError) as caught:
         Layers(tmp_path / "file")
-    assert caught.value.facts["directory"] == tmp_path / "file"
+    assert caught.value.facts["directory"] == tmp_path / "file/snapshots"
+
+
+@pytest.mark.parametrize("name", ["snapshots", "removed"])
+def test_a_link_in_the_place_of_a_directory_is_refused(tmp_path: Path, name: str) -> None:
+    # What was behind it would be swept away as snapshots that nobody knows.
+    other = tmp_path / "other"
+    for entry in ("1", "stranger"):
+        (other / entry / "precious").mkdir(parents=True)
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / name).symlink_to(other)
+    with pytest.raises(NotOursError, match="symbolic link"):
+        Layers(root)
+    assert sorted(entry.name for entry in other.rglob("*")) == [
+        "1",
+        "precious",
+        "precious",
+        "stranger",
+    ]
+
+
+def test_a_stranger_in_there_is_not_deleted(layers: Layers, tmp_path: Path) -> None:
+    stranger = tmp_path / "removed/stranger"
+    stranger.mkdir()
+    assert layers.delete() == 0
+    assert stranger.is_dir()
