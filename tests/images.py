@@ -31,6 +31,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+import nixfetch
+from snapshotter.oci import nixlayer, tar
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -172,6 +175,9 @@ def nix_layer(
         labels[NIX_CLOSURE] = closure
     if complete:
         labels[NIX_COMPLETE] = "true"
+    if complete and not content:  # only the very bytes of our own builder are believed
+        parsed = {nixfetch.StorePath.parse_full(path): path in files for path in paths}
+        return Layer(b"".join(tar.archive(nixlayer.places(parsed))), labels)
     return layer({**points, **(content or {})}, labels if annotated else {})
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nixfetch
@@ -26,7 +27,6 @@ from snapshotter.substitute import Substitute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from nixfetch import LocalStore, StorePath, TrustPolicy
     from snapshotter.core import Mode
@@ -169,3 +169,12 @@ def never() -> bool:
 
 def names(paths: Iterable[StorePath]) -> list[str]:
     return sorted(path.name for path in paths)
+
+
+def unpack(snapshotter: Snapshotter, key: str, *paths: StorePath) -> None:
+    """Make the places for store paths that the blob of a layer has."""
+    [mount] = snapshotter.mounts(key)
+    store = Path(mount.source) / "nix/store"
+    store.mkdir(parents=True)
+    for path in paths:
+        (store / path.base).mkdir()

@@ -26,6 +26,7 @@ from snapshotter.filters import ALL
 from snapshotter.labels import NixLayer
 from snapshotter.lifecycle import Kind
 from snapshotter.mounting import MAX_BINDS, Closures, Farms, Mode, Mounting, parsed
+from snapshotter.oci import nixlayer
 from snapshotter.turns import Turns
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class Snapshotter:
             if layer is None:
                 mounts = self._finish(snapshot)
             else:
-                mounts = self._finish_layer(snapshot, layer, cancelled)
+                mounts = self._finish_layer(snapshot, layer, parent, cancelled)
             undo.pop_all()
         if mounts is None:
             raise AlreadyExistsError("layer is ready", key=key)
@@ -182,13 +183,17 @@ class Snapshotter:
         return mounts
 
     def _finish_layer(
-        self, snapshot: Snapshot, layer: NixLayer, cancelled: Callable[[], bool]
+        self,
+        snapshot: Snapshot,
+        layer: NixLayer,
+        parent: str,
+        cancelled: Callable[[], bool],
     ) -> list[Mount] | None:
         """Have the store paths of a layer; None when it is whole by that, and committed."""
         assert self._closures is not None
         paths = self._closures.ensure(layer, root=self._root(snapshot.id), cancelled=cancelled)
         texts = list(map(str, paths))
-        if not layer.complete or layer.ref is None:
+        if layer.ref is None or not self._is_whole(layer, parent):
             self._store.finish(snapshot.id, paths=texts)
             return [self._mounting.tree(snapshot)]
         self._add_mountpoints(snapshot.id, paths)
@@ -248,8 +253,8 @@ class Snapshotter:
     ) -> None:
         """Make a committed snapshot of an active one.
 
-        Where no label said that a layer is one of store paths, its own empty places for them do:
-        containerd does not always pass labels on.
+        The store paths of a layer are those that it has empty places for, whatever its labels say:
+        containerd does not always pass labels on, and shares layers by their digests.
 
         Args:
             name: of the committed one.
@@ -285,6 +290,25 @@ class Snapshotter:
             )
             undo.pop_all()
 
+    def _is_whole(self, layer: NixLayer, parent: str) -> bool:
+        """Whether a layer that is said to be nothing but places for store paths is just that.
+
+        Snapshots are shared by the digests of layers, and whoever makes an image writes its labels.
+        So the layer is made anew of what they say: only if its digest is the one that containerd
+        knows it by does nobody need its blob.
+        """
+        if not layer.complete or not layer.paths:
+            return False
+        assert self._closures is not None
+        sources, links = self._closures.located(layer.paths)
+        if links:  # what a builder makes of them depends on where they lead
+            return False
+        diff_id = nixlayer.diff_id({path: not Path(source).is_dir() for path, source in sources})
+        if lifecycle.chain_id(parent, diff_id) == layer.ref:
+            return True
+        _log.warning("layer %s is not what its labels say: its blob is needed", layer.ref)
+        return False
+
     def _own_paths(
         self,
         snapshot: Snapshot,
@@ -292,20 +316,25 @@ class Snapshotter:
         cancelled: Callable[[], bool],
         undo: ExitStack,
     ) -> tuple[nixfetch.StorePath, ...]:
-        """The store paths that a layer is made of, rooted; none for an ordinary one."""
+        """The store paths that a layer is made of, rooted; none for an ordinary one.
+
+        Its own places for them say which, and nothing else does. Others may have a layer of the
+        same digest, and would get what the labels of this image say.
+        """
         assert self._closures is not None
-        if snapshot.own_paths:
-            return tuple(map(parsed, self._store.own_paths(snapshot.id)))
-        layer = nix_labels.parse(labels)
-        found = () if layer else contents.store_paths(Path(self._layers.upper(snapshot.id)))
-        if layer is None and not found:
-            return ()
         root = self._root(snapshot.id)
-        undo.callback(self._closures.unroot, root)
+        layer = nix_labels.parse(labels)
+        found = contents.store_paths(Path(self._layers.upper(snapshot.id)))
+        if not found:
+            if layer is not None:
+                _log.warning("labels name store paths that layer %s has no places for", layer.ref)
+            if snapshot.own_paths:
+                self._closures.unroot(root)
+            return ()
+        if not snapshot.own_paths:
+            undo.callback(self._closures.unroot, root)
         try:
-            return self._closures.ensure(
-                layer or NixLayer(paths=found), root=root, cancelled=cancelled
-            )
+            return self._closures.ensure(NixLayer(paths=found), root=root, cancelled=cancelled)
         except nixfetch.FetchFailedError as error:
             if layer is not None or not _are_unknown(found, error):
                 raise

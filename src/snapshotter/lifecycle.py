@@ -14,6 +14,7 @@ Source: containerd, core/snapshots/snapshotter.go and core/snapshots/storage/bol
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -32,6 +33,9 @@ REF = "containerd.io/snapshot.ref"
 """The label that names the chain of layers that is being unpacked."""
 
 _UNPACKING = re.compile(r"(?:.*/)?extract-\d+-\S+ \S+", re.DOTALL)
+
+
+_CHAIN = re.compile(r"(?:.*[/ ])?(sha256:[0-9a-f]{64})", re.DOTALL)
 
 
 class Kind(IntEnum):
@@ -184,3 +188,23 @@ def updated_labels(
         else:
             raise InvalidArgumentError("field of a snapshot cannot be changed", field=path[:100])
     return labels
+
+
+def chain_id(parent: str, diff_id: str) -> str | None:
+    """What containerd calls a layer on top of `parent`.
+
+    Args:
+        parent: its name, which ends in the chain of layers below; empty for the lowest layer.
+        diff_id: digest of the layer, uncompressed.
+
+    Returns:
+        The digest of the chain; None when the name of the parent does not tell.
+
+    Source: OCI image specification, config.md, "Layer ChainID".
+    """
+    if not parent:
+        return diff_id
+    found = _CHAIN.fullmatch(parent)
+    if found is None:
+        return None
+    return f"sha256:{hashlib.sha256(f'{found[1]} {diff_id}'.encode()).hexdigest()}"

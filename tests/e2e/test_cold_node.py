@@ -28,7 +28,7 @@ from moto.server import ThreadedMotoServer
 
 import nixfetch
 from nixfetch import CacheGroup, PublicKey, RetrySchedule, StorePath, TrustPolicy
-from node import Node
+from node import Node, unpack
 from servers import Answer, LoopbackServer
 from simulated_cache import POLICY, SimulatedCache
 from snapshotter.errors import AlreadyExistsError
@@ -40,6 +40,7 @@ from snapshotter.labels import (
     NIX_STORE_PATH,
     SNAPSHOT_REF,
 )
+from snapshotter.oci import nixlayer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -108,6 +109,7 @@ def test_the_closure_comes_with_the_layer(node: Node, server: LoopbackServer) ->
     with node.snapshotter() as snapshotter:
         [unpacking] = snapshotter.prepare("layer", "", LAYER)
         assert unpacking.type == "bind"
+        unpack(snapshotter, "layer", ROOT)
         snapshotter.commit("base", "layer", LAYER)
         tree, *binds = snapshotter.prepare("container", "base", {})
         assert tree.type == "overlay"
@@ -133,6 +135,7 @@ def test_pull_then_run(node: Node, mode: Mode) -> None:
     rootfs.mkdir()
     with node.snapshotter(mode) as snapshotter:
         snapshotter.prepare("layer", "", LAYER)
+        unpack(snapshotter, "layer", ROOT)
         snapshotter.commit("base", "layer", LAYER)
         mounts = snapshotter.prepare("container", "base", {})
         assert len(mounts) == (1 + len(CLOSURE) if mode == "target" else 1)
@@ -158,13 +161,16 @@ def mounted(mount: Mount, rootfs: Path) -> str:
     return f"mount --rbind {shlex.quote(mount.source)} {place}; mount -o remount,bind,ro {place}"
 
 
+CHAIN = nixlayer.diff_id({ROOT: False})
+
+
 def test_a_layer_that_needs_no_blob(node: Node) -> None:
     with node.snapshotter() as snapshotter:
-        words = {**LAYER, NIX_LAYER_COMPLETE: "true", SNAPSHOT_REF: "sha256:chain"}
+        words = {**LAYER, NIX_LAYER_COMPLETE: "true", SNAPSHOT_REF: CHAIN}
         with pytest.raises(AlreadyExistsError):
             snapshotter.prepare("layer", "", words)
         [layer] = snapshotter.walk()
-        assert layer.labels[SNAPSHOT_REF] == "sha256:chain"
+        assert layer.labels[SNAPSHOT_REF] == CHAIN
         mounts = snapshotter.prepare("container", layer.name, {})
         assert len(mounts) == 1 + len(CLOSURE)
 
@@ -241,6 +247,7 @@ def test_what_is_wrong_is_said_nothing_is_left_and_put_right_it_goes_on(
             assert ROOT not in store.valid([ROOT])
         server.faults.clear()
         snapshotter.prepare("layer", "", LAYER)
+        unpack(snapshotter, "layer", ROOT)
         snapshotter.commit("base", "layer", {})
         assert len(snapshotter.prepare("container", "base", {})) == 1 + len(CLOSURE)
     assert is_verified(node)
@@ -303,6 +310,7 @@ def test_many_pull_at_once_and_each_path_comes_once(tmp_path: Path) -> None:
                 paths = {f"{NIX_STORE_PATH}{n}": str(path) for n, path in enumerate(shared)}
                 labels = {NIX_LAYER: "true", NIX_STORE_PATH + "9999": str(top), **paths}
                 snapshotter.prepare(f"layer-{top.name}", "", labels)
+                unpack(snapshotter, f"layer-{top.name}", top, *shared)
                 snapshotter.commit(top.name, f"layer-{top.name}", {})
                 return len(snapshotter.prepare(f"container-{top.name}", top.name, {}))
 
@@ -318,7 +326,7 @@ FROM_A_BUCKET = """
 import sys
 from pathlib import Path
 import nixfetch
-from node import Node
+from node import Node, unpack
 from snapshotter.grpc_errors import text_of
 from snapshotter.labels import NIX_LAYER, NIX_STORE_PATH
 place, url, key, path = sys.argv[1:]
@@ -334,6 +342,7 @@ with node.snapshotter() as snapshotter:
     except nixfetch.NixfetchError as error:
         print(text_of(error))
     else:
+        unpack(snapshotter, "layer", nixfetch.StorePath.parse_full(path))
         snapshotter.commit("base", "layer", labels)
         print(len(snapshotter.prepare("container", "base", {})))
 """

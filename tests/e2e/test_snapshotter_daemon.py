@@ -449,7 +449,11 @@ def test_a_thousand_snapshots_are_there_again_at_once(folder: Path) -> None:
         (["serve", "--root", "relative"], 78, "an absolute path"),
         (["serve", "--no-such-flag"], 2, "unrecognized"),
         ([], 2, "VERB"),
-        (["serve", "--root", "/proc/nowhere", "--address", "/nowhere/s"], 6, "directory cannot be used"),
+        (
+            ["serve", "--root", "/proc/nowhere", "--address", "/nowhere/s"],
+            6,
+            "directory cannot be used",
+        ),
     ],
 )
 def test_complaints(arguments: list[str], code: int, said: str) -> None:

@@ -11,6 +11,7 @@ layer however many there are, and the numbered form is left out where it would b
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from snapshotter import labels
@@ -44,6 +45,18 @@ def places(paths: Mapping[nixfetch.StorePath, bool]) -> list[tar.Entry]:
         name = str(path).encode().removeprefix(b"/")
         found.append(tar.file(name, mode=0o555) if paths[path] else tar.directory(name))
     return found
+
+
+def diff_id(paths: Mapping[nixfetch.StorePath, bool]) -> str:
+    """The digest of such a layer's archive, uncompressed; it follows from the paths alone.
+
+    Args:
+        paths: for each path, whether it is a file.
+    """
+    digest = hashlib.sha256()
+    for chunk in tar.archive(places(paths)):
+        digest.update(chunk)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def annotated(

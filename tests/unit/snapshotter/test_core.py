@@ -22,8 +22,9 @@ from snapshotter.errors import (
 from snapshotter.filters import Filter
 from snapshotter.labels import NIX_CLOSURE, NIX_LAYER, NIX_LAYER_COMPLETE, NIX_STORE_PATH
 from snapshotter.layers import Layers
-from snapshotter.lifecycle import REF, Kind
+from snapshotter.lifecycle import REF, Kind, chain_id
 from snapshotter.metastore import Metastore
+from snapshotter.oci import nixlayer
 from snapshotter.overlay import Overlay
 
 if TYPE_CHECKING:
@@ -63,7 +64,19 @@ class World:
         labels = nix_labels(*paths) if paths else {}
         key = f"default/1/extract-1-{name} {name}"
         self.snapshotter.prepare(key, parent, labels)
+        if paths:
+            self.unpack(key, *paths)
         self.snapshotter.commit(name, key, labels)
+
+    def unpack(self, key: str, *paths: StorePath) -> None:
+        """Make the places for store paths that the blob of a layer has."""
+        store = self.upper(key) / "nix/store"
+        store.mkdir(parents=True)
+        for path in paths:
+            if path == TEXT:
+                (store / path.base).touch()
+            else:
+                (store / path.base).mkdir()
 
     def directories(self, of: str = "snapshots") -> list[str]:
         return sorted(entry.name for entry in (self.place / of).iterdir())
@@ -85,6 +98,13 @@ def nix_labels(*paths: StorePath, complete: bool = False, ref: str = "") -> dict
     if complete:
         labels[NIX_LAYER_COMPLETE] = "true"
     return labels | ({REF: ref} if ref else {})
+
+
+def whole(*paths: StorePath, parent: str = "") -> str:
+    """What containerd calls a layer of places for `paths`, and nothing else."""
+    chain = chain_id(parent, nixlayer.diff_id({path: path == TEXT for path in paths}))
+    assert chain is not None
+    return chain
 
 
 def failing(error: nixfetch.NixfetchError) -> Callable[[Callable[[], bool]], None]:
@@ -229,6 +249,7 @@ def test_a_layer_of_store_paths(world: World) -> None:
     assert world.closures.fetches == 1
     assert list(world.closures.rooted.values()) == [(ONE, TEXT)]
     assert world.snapshotter.mounts(EXTRACT) == [mount]
+    world.unpack(EXTRACT, ONE, TEXT)
     world.snapshotter.commit("layer", EXTRACT, labels)
     store = world.upper("layer") / "nix/store"
     assert sorted(entry.name for entry in store.iterdir()) == [ONE.base, TEXT.base]
@@ -294,7 +315,8 @@ def test_large_closures_are_a_lower_layer_in_any_mode(world: World) -> None:
 
 def test_a_path_that_is_a_link_is_never_bound(world: World) -> None:
     world.layer("one", "", ONE, LINK)
-    assert [entry.name for entry in (world.upper("one") / "nix/store").iterdir()] == [ONE.base]
+    places = sorted(entry.name for entry in (world.upper("one") / "nix/store").iterdir())
+    assert places == sorted([ONE.base, LINK.base])  # as its blob has them
     root, *binds = world.snapshotter.prepare("container", "one", {})
     assert [bind.target for bind in binds] == [str(ONE)]
     assert "/farm:" in root.options[2]
@@ -384,10 +406,11 @@ def test_the_root_of_a_layer_goes_with_it(world: World) -> None:
 
 
 def test_a_layer_that_labels_describe_wholly_needs_no_blob(world: World) -> None:
-    labels = nix_labels(ONE, TEXT, complete=True, ref="sha256:feed")
+    ref = whole(ONE, TEXT)
+    labels = nix_labels(ONE, TEXT, complete=True, ref=ref)
     with pytest.raises(AlreadyExistsError):
         world.snapshotter.prepare(EXTRACT, "", labels)
-    wanted = Filter.parse([f'labels."{REF}"=="sha256:feed",parent==""'])
+    wanted = Filter.parse([f'labels."{REF}"=="{ref}",parent==""'])
     (info,) = world.snapshotter.walk(wanted)
     assert info.kind is Kind.COMMITTED
     names = sorted(entry.name for entry in (world.upper(info.name) / "nix/store").iterdir())
@@ -404,7 +427,26 @@ def test_a_layer_that_labels_describe_wholly_needs_no_blob(world: World) -> None
 
 
 @pytest.mark.parametrize(
-    "labels", [nix_labels(ONE, ref="sha256:1"), nix_labels(ONE, complete=True)]
+    "parent", ["default/2/sha256:" + "a" * 64, "x/extract-1-b sha256:" + "b" * 64]
+)
+def test_above_other_layers_too(world: World, parent: str) -> None:
+    world.layer(parent)
+    labels = nix_labels(ONE, complete=True, ref=whole(ONE, parent=parent))
+    with pytest.raises(AlreadyExistsError):
+        world.snapshotter.prepare(EXTRACT, parent, labels)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        nix_labels(ONE, ref="sha256:1"),
+        nix_labels(ONE, complete=True),
+        # Labels that lie: another layer has that digest, and would be replaced by this one.
+        nix_labels(ONE, complete=True, ref=whole(TWO)),
+        nix_labels(ONE, complete=True, ref=whole(ONE, TWO)),
+        nix_labels(ONE, complete=True, ref=whole(ONE, parent="sha256:" + "a" * 64)),
+        nix_labels(LINK, complete=True, ref=whole(LINK)),  # where it leads makes a difference
+    ],
 )
 def test_all_other_layers_are_unpacked(world: World, labels: dict[str, str]) -> None:
     assert len(world.snapshotter.prepare(EXTRACT, "", labels)) == 1
@@ -412,7 +454,7 @@ def test_all_other_layers_are_unpacked(world: World, labels: dict[str, str]) -> 
 
 
 def test_two_who_prepare_the_same_layer_at_once(world: World) -> None:
-    labels = nix_labels(ONE, complete=True, ref="sha256:feed")
+    labels = nix_labels(ONE, complete=True, ref=whole(ONE))
     both = threading.Barrier(2)
 
     def fetch(_: object) -> None:
@@ -500,10 +542,32 @@ def test_a_layer_without_labels_is_known_by_its_places(world: World) -> None:
     assert len(world.snapshotter.prepare("container", "layer", {})) == 3
 
 
-def test_labels_that_come_with_the_commit_count(world: World) -> None:
+def test_labels_that_come_with_the_commit_are_none_that_count(world: World) -> None:
     world.snapshotter.prepare(EXTRACT, "", {})
     world.snapshotter.commit("layer", EXTRACT, nix_labels(ONE))
-    assert len(world.snapshotter.prepare("container", "layer", {})) == 2
+    assert len(world.snapshotter.prepare("container", "layer", {})) == 1
+
+
+def test_a_layer_has_the_paths_that_it_has_places_for_whatever_its_labels_say(world: World) -> None:
+    # Others share the layer by its digest: the labels of one image would be theirs.
+    for name, labels, places, expected in (
+        ("stranger", nix_labels(TWO), (), []),
+        ("fewer", nix_labels(ONE), (ONE, TWO), [ONE, TWO]),
+        ("more", nix_labels(ONE, TWO), (ONE,), [ONE]),
+        ("others", nix_labels(TWO), (ONE,), [ONE]),
+    ):
+        key = f"default/1/extract-1-{name} {name}"
+        world.snapshotter.prepare(key, "", labels)
+        if places:
+            world.unpack(key, *places)
+        world.snapshotter.commit(name, key, labels)
+        _, *binds = world.snapshotter.prepare(f"container of {name}", name, {})
+        assert [bind.target for bind in binds] == sorted(map(str, expected)), name
+        rooted = [paths for paths in world.closures.rooted.values() if paths == tuple(expected)]
+        assert len(rooted) == (1 if expected else 0), name
+        world.snapshotter.remove(f"container of {name}")
+        world.snapshotter.remove(name)
+        assert world.closures.rooted == {}
 
 
 def unfetched(code: int, *paths: StorePath) -> nixfetch.FetchFailedError:
