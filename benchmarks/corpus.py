@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,11 +18,17 @@ from nixfetch.formats.signing import SecretKey
 from nixfetch.formats.storepath import StorePath
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 KEY = SecretKey.from_seed("bench-1", hashlib.sha256(b"nixfetch benchmarks").digest())
 _WORDS = 4096  # distinct words that text is made of
+_CODECS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "none": ("", lambda nar: nar),
+    "zstd": (".zst", lambda nar: zstandard.ZstdCompressor(level=3).compress(nar)),
+    "xz": (".xz", lambda nar: lzma.compress(nar, preset=1)),
+}
+"""By their names: what ends the name of a file, and how it is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +114,9 @@ def _version(number: int, version: int, changed: float) -> Iterator[Event]:
 def _publish(
     directory: Path, path: StorePath, nar: bytes, references: tuple[StorePath, ...], codec: str
 ) -> None:
-    packed = zstandard.ZstdCompressor(level=3).compress(nar) if codec == "zstd" else nar
-    name = f"nar/{sha256(packed).base32}.nar" + (".zst" if codec == "zstd" else "")
+    extension, compress = _CODECS[codec]
+    packed = compress(nar)
+    name = f"nar/{sha256(packed).base32}.nar{extension}"
     info = NarInfo(
         path=path,
         url=name,

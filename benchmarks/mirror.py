@@ -6,14 +6,13 @@
     bucket        nixfetch mirror from a directory          | boto3's own transfer, 8 at a time
     looked into   nixfetch mirror --verify-nar              | decoding and hashing them, and no more
 
-A closure of 1 GB, half of it random; xz for the last question, of a tenth of that. The bucket is
+A closure of 1 GB; xz for the last question, of a fifth of that. The bucket is
 `rclone serve s3`; without --rclone that question is left out. Needs nginx and curl.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import re
 import resource
@@ -23,27 +22,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
+from multiprocessing import get_context
 from pathlib import Path
-from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from benchmarks import corpus
 from benchmarks.corpus import KEY
-from nixfetch.streams import codecs
-from tests.simulated_cache import SimulatedCache
+from benchmarks.fetch_closure import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PATHS = 40
-SIZE = 25_000_000  # bytes a path
+FILES = 150  # a path
+SIZE = 160_000  # bytes a file; below what the text of a corpus repeats after
+PEAKS: list[int] = []  # KiB, of our processes
 ACCESS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-_NGINX = """
-worker_processes 1; daemon off; pid {place}/pid; error_log {place}/log;
-events {{ worker_connections 256; }}
-http {{ access_log off; sendfile on; server {{ listen 127.0.0.1:{port}; root {place}/caches; }} }}
-"""
 
 
 def main() -> None:
@@ -53,14 +49,16 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         place = Path(scratch)
-        plain, packed = place / "caches/plain", place / "caches/packed"
-        paths = make(plain, "none", PATHS)
-        some = make(packed, "xz", PATHS // 10)
-        url = stack.enter_context(nginx(place))
+        plain, packed = place / "plain", place / "packed"
+        # Elsewhere: the size of who starts a process counts as that process's own.
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            paths = pool.submit(make, plain, "none", PATHS).result()
+            some = pool.submit(make, packed, "xz", PATHS // 5).result()
+        url = stack.enter_context(serving(plain))
         questions = {
             "directory": (
-                lambda: mirror(paths, f"{url}/plain", (place / "ours").as_uri()),
-                lambda: curl(plain, f"{url}/plain", place / "theirs"),
+                lambda: mirror(paths, url, (place / "ours").as_uri()),
+                lambda: curl(plain, url, place / "theirs"),
             ),
             "looked into": (
                 lambda: mirror(some, packed.as_uri(), (place / "ours").as_uri(), "--verify-nar"),
@@ -76,8 +74,7 @@ def main() -> None:
             )
         for name, (ours, theirs) in questions.items():
             compare(name, ours, theirs, args.rounds, place)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    print(f"largest process: {peak / 1024:.0f} MiB")
+    print(f"most memory of ours: {max(PEAKS) / 1024:.0f} MiB")
 
 
 def compare(
@@ -89,42 +86,47 @@ def compare(
 ) -> None:
     """Take turns, and print medians and the median of the ratios."""
     times: dict[Callable[[], object], list[float]] = {ours: [], theirs: []}
+    cpu: dict[Callable[[], object], list[float]] = {ours: [], theirs: []}
     for number in range(rounds + 1):
         for act in (ours, theirs) if number % 2 else (theirs, ours):
             for leftover in ("ours", "theirs"):
                 shutil.rmtree(place / leftover, ignore_errors=True)
             os.sync()
-            begin = time.perf_counter()
+            begin, begun = time.perf_counter(), spent()
             act()
             if number:  # the first round warms up
                 times[act].append(time.perf_counter() - begin)
-    ratios = [one / other for one, other in zip(times[ours], times[theirs], strict=True)]
-    print(
-        f"{name:12} ours {statistics.median(times[ours]):6.2f} s,"
-        f" theirs {statistics.median(times[theirs]):6.2f} s,"
-        f" ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    )
+                cpu[act].append(spent() - begun)
+    for kind, each in (("wall", times), ("CPU", cpu)):
+        ratios = [one / other for one, other in zip(each[ours], each[theirs], strict=True)]
+        print(
+            f"{name:12} {kind:4} ours {statistics.median(each[ours]):6.2f} s,"
+            f" theirs {statistics.median(each[theirs]):6.2f} s,"
+            f" ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
 
 
-def make(directory: Path, compression: Any, count: int) -> list[str]:
+def spent() -> float:
+    """CPU seconds of processes that have ended: those of servers are not among them."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def make(directory: Path, compression: str, count: int) -> list[str]:
     """A cache of `count` paths."""
-    random = Random(1)
-    paths = []
-    for number in range(count):
-        cache = SimulatedCache(key=KEY)
-        half = random.randbytes(SIZE // 2)
-        repeated = random.randbytes(4096) * (SIZE // 2 // 4096)
-        tree = {b"f": half + repeated}
-        paths.append(str(cache.add(f"path-{number}", tree, compression=compression)))
-        cache.dump(directory)
-    return paths
+    profile = corpus.Profile(paths=count, files=FILES, size=SIZE)
+    return list(map(str, corpus.make(directory, profile, compression)))
 
 
 def mirror(paths: list[str], source: str, target: str, *how: str) -> None:
     """Run our command."""
     command = [sys.executable, "-m", "nixfetch.cli", "mirror", *paths, *how, "-q"]
     command += ["--from", source, "--to", target, "--trusted-key", str(KEY.public())]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **ACCESS})
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, **ACCESS})
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    PEAKS.append(usage.ru_maxrss)
 
 
 def curl(source: Path, url: str, target: Path) -> None:
@@ -137,17 +139,17 @@ def curl(source: Path, url: str, target: Path) -> None:
 
 
 def decode(source: Path) -> None:
-    """Decode and hash every file, as many at a time as there are cores."""
-
-    def one(file: Path) -> None:
-        digest = hashlib.sha256()
-        with file.open("rb") as opened:
-            chunks = iter(lambda: opened.read(256 * 1024), b"")
-            for piece in codecs.decode("xz", chunks):
-                digest.update(piece)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(one, source.glob("nar/*")))
+    """Decode and hash every file, as many at a time as there are cores, in a process of its own."""
+    code = (
+        "import hashlib, os, sys; from pathlib import Path;"
+        "from concurrent.futures import ThreadPoolExecutor as Pool;"
+        "from nixfetch.streams import codecs;"
+        "read = lambda file: iter(lambda: file.read(262144), b'');"
+        "hashed = lambda name: [h := hashlib.sha256(),"
+        " [h.update(piece) for piece in codecs.decode('xz', read(open(name, 'rb')))]];"
+        "list(Pool(os.cpu_count()).map(hashed, Path(sys.argv[1]).glob('nar/*')))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(source)], check=True)
 
 
 def to_bucket(endpoint: str, number: int) -> str:
@@ -168,18 +170,6 @@ def boto3_transfer(source: Path, endpoint: str, prefix: str) -> None:
     )
     command = [sys.executable, "-c", code, str(source), endpoint, prefix]
     subprocess.run(command, check=True, env={**os.environ, **ACCESS})
-
-
-@contextmanager
-def nginx(place: Path) -> Iterator[str]:
-    """Serves the caches; gives its URL."""
-    port = 20_000 + os.getpid() % 10_000
-    config = place / "nginx.conf"
-    config.write_text(_NGINX.format(place=place, port=port))
-    with subprocess.Popen(["nginx", "-c", config]) as process:
-        time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
-        process.terminate()
 
 
 @contextmanager

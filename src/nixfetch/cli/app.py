@@ -41,6 +41,8 @@ VERBS = {
     "key": "key",
     "sign": "sign",
     "serve": "serve",
+    "mirror": "mirror",
+    "warm": "warm",
     "doctor": "doctor",
     "config": "config",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,20 +89,24 @@ def transport_options(config: Config) -> TransportOptions:
     )
 
 
-def transport_to(text: str, config: Config, environ: Mapping[str, str]) -> Transport:
+def transport_to(
+    text: str, config: Config, environ: Mapping[str, str], *, accept: str = "*/*"
+) -> Transport:
     """The transport of a URL that a user named, with the user's settings.
 
     Args:
         text: a URL as of a cache, with its parameters.
         config: timeouts, certificates.
         environ: where credentials may be.
+        accept: what kind of answer is wanted.
 
     Raises:
         ConfigError: it is no such URL, or its credentials cannot be read.
     """
     keyring = Keyring(environ, netrc_file(config))
     url = CacheUrl.parse(text)
-    return reach(url, options=transport_options(config), keyring=keyring).transport()
+    options = replace(transport_options(config), accept=accept)
+    return reach(url, options=options, keyring=keyring).transport()
 
 
 def retry_schedule(config: Config) -> RetrySchedule:

@@ -75,6 +75,7 @@ def connect(
         engine(options),
         credentials=credentials,
         user_agent=user_agent(options),
+        accept=options.accept,
         pace=options.pace,
     )
 
@@ -86,6 +87,7 @@ class HttpTransport:
         base_url: where the cache is; a user and password in it become basic authentication.
         sender: sends requests one by one, as `engine` does; it becomes the transport's to close.
         credentials: for the base URL's origin, for a URL that has none of its own.
+        accept: what kind of answer is wanted, as the field says it.
         user_agent: how we introduce ourselves.
         pace: for looking up names, where a request has none of its own.
         resolver: gives the addresses of a host name, to judge redirects by.
@@ -102,6 +104,7 @@ class HttpTransport:
         *,
         credentials: Credentials | None = None,
         user_agent: str = "nixfetch",
+        accept: str = "*/*",
         pace: Pace | None = None,
         resolver: Resolver = resolve,
         now: Callable[[], float] = time.time,
@@ -122,7 +125,7 @@ class HttpTransport:
         self._origin = _origin(self._base)
         self._fields = {
             b"user-agent": user_agent.encode(),  # httpx would stumble over letters beyond ASCII
-            b"accept": b"*/*",
+            b"accept": accept.encode("ascii"),
             b"accept-encoding": b"identity",
         }
         self._boundary = Boundary(_host(url), resolver)

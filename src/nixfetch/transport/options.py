@@ -28,6 +28,8 @@ class TransportOptions:
     """PEM file of its key; None: it is in the same file."""
     user_agent: str | None = None
     """How we introduce ourselves; None: ``nixfetch/<version>``."""
+    accept: str = "*/*"
+    """What kind of answer is wanted, as HTTP's Accept field says it; ASCII."""
     trust_env: bool = True
     """Whether the proxies that the environment names (HTTPS_PROXY, NO_PROXY, …) are used."""
 
