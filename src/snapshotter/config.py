@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import nixfetch
-from snapshotter.errors import SnapshotterError
+from snapshotter.errors import InvalidArgumentError, SnapshotterError
 from snapshotter.overlay import check_directory
 
 if TYPE_CHECKING:
@@ -106,13 +106,18 @@ def load(flags: Mapping[str, object], file: Path | None = None) -> Settings:
         if value is not None
     }
     settings = replace(settings, **given)
-    check_directory(settings.root)
+    try:
+        check_directory(settings.root)
+    except InvalidArgumentError as error:
+        raise SettingsError(error.problem, hint=error.hint, **error.facts) from error
     if len(str(settings.address).encode()) > MAX_SOCKET:
         raise SettingsError("path of the socket is too long", setting="address", limit=MAX_SOCKET)
     return settings
 
 
 def _of_file(file: Path) -> dict[str, Any]:
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise SettingsError("file of settings is no regular file", file=file)
     try:
         with file.open("rb") as opened:
             content = opened.read(MAX_FILE + 1)
@@ -178,6 +183,13 @@ def _optional_text(value: object) -> str | None:
     return value or None
 
 
+def _metrics_address(value: object) -> str | None:
+    text = _optional_text(value)
+    if text is not None and text.startswith("unix:") and not text.startswith("unix:/"):
+        raise ValueError("127.0.0.1:PORT or unix:/PATH")
+    return text
+
+
 def _mounts(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_MOUNTS:
         raise ValueError(f"a number from 0 to {MAX_MOUNTS}")
@@ -232,7 +244,7 @@ _KINDS: Mapping[str, Callable[[object], Any]] = {
     "mount_mode": _choice(get_args(MountMode)),
     "max_binds": _mounts,
     "durable": _boolean,
-    "metrics_address": _optional_text,
+    "metrics_address": _metrics_address,
     "log_format": _choice(get_args(LogFormat)),
     "log_level": _choice(get_args(LogLevel)),
     "image_service": _image_service,

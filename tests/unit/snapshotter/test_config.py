@@ -1,12 +1,12 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from snapshotter import config
 from snapshotter.config import MAX_FILE, Settings, SettingsError
-from snapshotter.errors import InvalidArgumentError
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -110,7 +110,7 @@ def test_paths_that_mounts_and_sockets_can_have() -> None:
     with pytest.raises(SettingsError, match="too long"):
         config.load({"address": "/" + "x" * 106})
     config.load({"address": "/" + "x" * 105})
-    with pytest.raises(InvalidArgumentError):
+    with pytest.raises(SettingsError):
         config.load({"root": "/a:b"})
 
 
@@ -118,3 +118,21 @@ def test_an_unfit_flag_is_named() -> None:
     with pytest.raises(SettingsError) as caught:
         config.load({"max_binds": -1})
     assert caught.value.facts["flag"] == "--max-binds"
+
+
+@pytest.mark.parametrize("address", ["unix:", "unix:relative.sock"])
+def test_a_socket_of_metrics_has_an_absolute_path(address: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        config.load({"metrics_address": address})
+    assert caught.value.facts["setting"] == "metrics-address"
+
+
+def test_a_root_that_overlayfs_cannot_take() -> None:
+    with pytest.raises(SettingsError, match="overlayfs"):
+        config.load({"root": "/a:b"})
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SettingsError, match="no regular file"):
+        config.load({}, tmp_path / "pipe")
