@@ -314,7 +314,11 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # none at run
                 response_serializer=_bytes,
             )
         if method == f"{CRI}/StreamImages":
-            return grpc.unary_stream_rpc_method_handler(lambda request, _: iter((request, request)))
+            return grpc.unary_stream_rpc_method_handler(
+                lambda request, context: self._answer(
+                    method, lambda *_: iter((request, request)), request, context
+                )
+            )
         if method in _UNARY:
             name, message = _UNARY[method]
             return grpc.unary_unary_rpc_method_handler(

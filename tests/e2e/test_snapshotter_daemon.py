@@ -27,6 +27,7 @@ from servers import LoopbackServer
 from simulated_cache import KEY, SimulatedCache
 from snapshotter._pb import snapshots_pb2 as pb
 from snapshotter.lifecycle import REF
+from snapshotter.oci import nixlayer
 from snapshotter_daemon import COMMAND, Daemon, daemon
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def refused(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
 
 def nix_labels(*paths: StorePath, complete: bool = False) -> dict[str, str]:
     labels = {f"{NIX_STORE_PATH}{number}": str(path) for number, path in enumerate(paths)}
-    labels |= {NIX_LAYER: "true", REF: "sha256:feed"}
+    labels |= {NIX_LAYER: "true", REF: nixlayer.diff_id(dict.fromkeys(paths, False))}
     return labels | ({NIX_COMPLETE: "true"} if complete else {})
 
 

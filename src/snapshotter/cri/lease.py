@@ -213,8 +213,8 @@ class Lease:
             raise InternalError("containerd does not say what it unpacked", layer=layer.digest)
         return answer.applied.digest
 
-    def commit(self, snapshotter: str, key: str, name: str, labels: Mapping[str, str]) -> None:
-        """Make a layer of a snapshot; where somebody else made the same, that one is taken.
+    def commit(self, snapshotter: str, key: str, name: str, labels: Mapping[str, str]) -> bool:
+        """Make a layer of a snapshot; False: somebody else has made it already.
 
         Raises:
             SnapshotterError: it cannot be.
@@ -232,7 +232,8 @@ class Lease:
                 cancelled=self._cancelled,
             )
         except AlreadyExistsError:
-            self.remove(snapshotter, key)
+            return False
+        return True
 
     def remove(self, snapshotter: str, key: str) -> None:
         """Remove a snapshot; without one nothing happens.

@@ -167,19 +167,21 @@ class _Loading:
         layer = self.image.manifest.layers[number]
         own = {key: value for key, value in layer.annotations.items() if key.startswith(_SNAPSHOT)}
         labels = {**own, _REF: chain}
-        key = f"extract-{secrets.token_hex(8)} {chain}"
-        mounts = self.lease.prepare(self.snapshotter, key, parent, labels)
-        if mounts is None:
-            return
-        try:
-            if blob is not None:
-                self._end_last()
-            self._check(number, self.lease.apply(layer, mounts))
-            self.lease.commit(self.snapshotter, key, chain, labels)
-        except BaseException:
-            with suppress(nixfetch.NixfetchError):  # the end of the lease does it too
-                self.lease.remove(self.snapshotter, key)
-            raise
+        key = f"extract-{secrets.randbelow(10**9)}-{secrets.token_hex(4)} {chain}"
+        while (mounts := self.lease.prepare(self.snapshotter, key, parent, labels)) is not None:
+            try:
+                if blob is not None:
+                    self._end_last()
+                    blob = None
+                self._check(number, self.lease.apply(layer, mounts))
+                if self.lease.commit(self.snapshotter, key, chain, labels):
+                    return
+            except BaseException:
+                with suppress(nixfetch.NixfetchError):  # the end of the lease does it too
+                    self.lease.remove(self.snapshotter, key)
+                raise
+            # Another was faster. Theirs is kept for us too, once it is asked for.
+            self.lease.remove(self.snapshotter, key)
 
     def _check(self, number: int, found: str) -> None:
         expected = self.image.config.diff_ids[number]

@@ -260,6 +260,8 @@ def test_another_was_faster(fake: Fake, into: Namespace, tmp_path: Path) -> None
     fake.faults["Diff/Apply"] = other
     loaded(image, tmp_path, into)
     assert fake.snapshots.keys() == {image.chain()}
+    # Asked for once more: from then on it is ours as well, whatever becomes of theirs.
+    assert fake.counted()["Snapshots/Prepare"] == 2
 
 
 def test_nobody_waits_any_more(fake: Fake, tmp_path: Path) -> None:

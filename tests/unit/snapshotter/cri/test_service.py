@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import nixfetch
 from fake_containerd import Fake, eventually, fake_containerd
 from nixfetch.errors import StoreError
 from simulated_cache import store_path
-from snapshotter._pb import cri_pb2
+from snapshotter._pb import cri_pb2, images_pb2
 from snapshotter.cri.connection import Connection
-from snapshotter.cri.service import MAX_PULLS, handler
+from snapshotter.cri.service import MAX_PULLS, _of_the_store, handler
+from snapshotter.errors import InvalidArgumentError
 from snapshotter.imageref import NixReference
 
 if TYPE_CHECKING:
@@ -135,12 +138,20 @@ def test_what_is_passed_on_is_not_touched(served: Served) -> None:
         served.fake.raw[method] = (b"", answer)
         assert served.call(method, request) == answer
         assert served.fake.raw[method][0] == request
-    assert served.observer.seen == [("ListImages", "OK"), ("NewInTheYear2031", "OK")]
+    assert served.observer.seen == [("ListImages", "OK"), ("other", "OK")]
 
 
 def test_streams_are_passed_on(served: Served) -> None:
     ask = served.channel.unary_stream(f"{SERVICE}/StreamImages", _same, _same)
     assert list(ask(b"each", timeout=30.0)) == [b"each", b"each"]
+
+
+def test_streams_that_fail(served: Served) -> None:
+    served.fake.faults["ImageService/StreamImages"] = grpc.StatusCode.DATA_LOSS
+    ask = served.channel.unary_stream(f"{SERVICE}/StreamImages", _same, _same)
+    with pytest.raises(grpc.RpcError, match="as it was told") as caught:
+        list(ask(b"each", timeout=30.0))
+    assert caught.value.code() is grpc.StatusCode.DATA_LOSS
 
 
 def test_metadata_and_patience_are_passed_on(served: Served) -> None:
@@ -175,7 +186,14 @@ def test_errors_of_containerd_are_passed_on(served: Served) -> None:
 
 
 def test_what_is_removed_is_swept_up(served: Served) -> None:
-    served.fake.raw["RemoveImage"] = (b"", b"")
+    served.fake.images["a"] = images_pb2.Image(name="a")
+    request = cri_pb2.PullImageRequest(image=cri_pb2.ImageSpec(image="a"))
+    assert served.call("RemoveImage", request.SerializeToString()) == b""
+    assert served.fake.images == {}
+    assert served.pulls.swept == 1
+
+
+def test_what_is_not_removed_is_not_swept_up(served: Served) -> None:
     served.fake.faults["ImageService/RemoveImage"] = grpc.StatusCode.INTERNAL
     with pytest.raises(grpc.RpcError):
         served.call("RemoveImage")
@@ -267,3 +285,16 @@ def test_no_containerd() -> None:
             with pytest.raises(grpc.RpcError) as caught:
                 served.call(method)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@given(st.binary(max_size=200) | st.text(max_size=60).map(lambda text: _spec(f"nix:0/{text}")))
+def test_any_bytes_are_a_request_or_refused(request_bytes: bytes) -> None:
+    try:
+        found = _of_the_store(request_bytes)
+    except InvalidArgumentError:
+        return
+    assert found is None or str(found.path).startswith("/nix/store/")
+
+
+def _spec(image: str) -> bytes:
+    return cri_pb2.PullImageRequest(image=cri_pb2.ImageSpec(image=image)).SerializeToString()
