@@ -255,12 +255,12 @@ class _Running:
             self._listen(passing)
         self._stack.callback(passing.unlink, missing_ok=True)
         self._server.start()
+        if self._settings.metrics_address is not None:
+            self._offer_metrics(self._settings.metrics_address)
         rename(passing, self._listening)
         self._stack.callback(self._listening.unlink, missing_ok=True)
         if self._outer is not None:
             self._stack.callback(Relay(self._outer, self._listening).close)
-        if self._settings.metrics_address is not None:
-            self._offer_metrics(self._settings.metrics_address)
         for helper in self._helpers:
             helper.start()
         _log.info("serving on %s", self._settings.address)

@@ -77,6 +77,7 @@ class Closure:
         self.is_valid(store)
         assert places.names(store / "nix/store") == [Path(path).name for path in self.paths]
         assert places.names(store / "nix/var/nixfetch/inflight") == []
+        assert places.names(store / "nix/var/nix/temproots") == []
 
     def recovers(self, store: Path, nix: RealNix) -> None:
         """Hold `store` to being sound as it is, and whole and clean after one more fetch."""

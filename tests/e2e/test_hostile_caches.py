@@ -232,6 +232,19 @@ def bombed_nar(compression: str, size: int) -> Case:
     return Case(open=opening, code=4)
 
 
+def misplaced_nar(url: str) -> Case:
+    """A narinfo, rightly signed, that names a NAR outside of the cache."""
+
+    @contextmanager
+    def opening(stock: Stock, _folder: Path) -> Iterator[Bad]:
+        info = replace(stock.cache.infos[stock.root], url=url)
+        objects = {**stock.objects, stock.cache.narinfo_name(stock.root): info.render()}
+        with HostileServer(objects) as server:
+            yield Bad(server.url, server)
+
+    return Case(open=opening, code=4)
+
+
 def encoding_bomb(pattern: str, encoding: str, size: int, code: int) -> Case:
     """A small body that unfolds under a Content-Encoding."""
 
@@ -291,6 +304,10 @@ CASES: dict[str, Case] = {
     "404 on NARs": nar(sins.saying(404), 3),
     "403 on NARs": nar(sins.saying(403), 3),
     "401 on NARs": nar(sins.saying(401), 5),
+    # places that no cache may name
+    "NAR above the cache": misplaced_nar("../../etc/passwd"),
+    "NAR in a file": misplaced_nar("file:///etc/passwd"),
+    "NAR in the URL": misplaced_nar("data:text/plain,x"),
     # redirects
     "redirects in a loop": at("*", sins.redirect("/{name}"), 5),
     "redirects, five of them": at("*", sins.hops(5), 0),

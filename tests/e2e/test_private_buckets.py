@@ -114,8 +114,8 @@ def fetch(nixfetch: Command, demo: Demo, url: str, *more: str, **environ: str) -
     return ran
 
 
-def refusal(ran: Ran, nixfetch: Command) -> str:
-    assert (ran.code, ran.out, len(ran.errors)) == (5, "", 1), ran.err
+def refusal(ran: Ran, nixfetch: Command, code: int = 5) -> str:
+    assert (ran.code, ran.out, len(ran.errors)) == (code, "", 1), ran.err
     nixfetch.is_empty()
     return ran.err
 
@@ -154,7 +154,11 @@ def test_who_may_nothing(guarded: Guarded, nixfetch: Command, demo: Demo) -> Non
 def test_a_profile_that_is_needed(guarded: Guarded, nixfetch: Command, demo: Demo) -> None:
     profiles(nixfetch, guarded)
     ran = fetch(nixfetch, demo, f"{guarded.url}&profile=lost")
-    assert "no such AWS profile" in refusal(ran, nixfetch)
+    assert "no such AWS profile" in refusal(ran, nixfetch, 78)
+    good = demo.cache("cache-xz").as_uri()
+    ran = fetch(nixfetch, demo, f"{guarded.url}&profile=lost", "--from", good)
+    assert (ran.code, ran.errors) == (0, []), ran.err
+    assert "does not say its priority: no such AWS profile" in ran.err
     ran = fetch(nixfetch, demo, f"{guarded.url}&profile=reader", **guarded.stranger)
     assert ran.code == 0, ran.err
 

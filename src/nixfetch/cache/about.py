@@ -11,6 +11,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from nixfetch.cache.download import NarForbiddenError
 from nixfetch.errors import FormatError, TransportError
 from nixfetch.formats import cacheinfo
 from nixfetch.formats.cacheinfo import CacheInfo
@@ -85,26 +86,51 @@ class About:
             _log.info("%s does not say which store it is for: %s", self._url, error)
 
     def forbidden(self, error: ForbiddenError, *, hurried: bool) -> TransportError:
-        """What 403 means: a missing object, or a closed door."""
-        if not self.has_answered and self._all_is_forbidden(hurried=hurried):
-            closed = AuthenticationError(
-                "cache refuses everything",
-                hint=error.hint
-                or "it answers 403 to all that is asked: are there credentials for it?",
-            )
-            closed.facts = dict(error.facts)
+        """What 403 for a narinfo means: a missing object, or a closed door."""
+        if (closed := self._closed(error, hurried=hurried)) is not None:
             self._gate.disbelieved(closed)
             return closed
-        if not self._warned:
-            self._warned = True
-            _log.warning(
-                "%s: 403 is taken for a path that it does not have; if it should have it, look at"
-                " the credentials",
-                self._url,
-            )
+        self._warn_of_403()
         missing = NotFoundError("no such object")
         missing.facts = dict(error.facts)
         return missing
+
+    def forbidden_nar(self, error: ForbiddenError, *, hurried: bool) -> TransportError:
+        """What 403 for a NAR means, whose narinfo is at hand: the same."""
+        if (closed := self._closed(error, hurried=hurried)) is not None:
+            return closed
+        self._warn_of_403()
+        gone = NarForbiddenError(
+            "the cache has the narinfo, but refuses its NAR",
+            hint=error.hint
+            or "403 is what some caches say for what they do not have; else look at the"
+            " credentials for this cache",
+        )
+        gone.facts = dict(error.facts)
+        return gone
+
+    def _closed(self, error: ForbiddenError, *, hurried: bool) -> AuthenticationError | None:
+        """That the door is closed, if it is."""
+        if self.has_answered or not self._all_is_forbidden(hurried=hurried):
+            return None
+        closed = AuthenticationError(
+            "cache refuses everything",
+            hint=error.hint or "it answers 403 to all that is asked: are there credentials for it?",
+        )
+        closed.facts = dict(error.facts)
+        if hurried and not self._warned:  # else it is what the run ends with
+            self._warned = True
+            _log.warning("%s: %s: %s", self._url, str(closed), closed.hint)
+        return closed
+
+    def _warn_of_403(self) -> None:
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "%s: 403 is taken for something that it does not have; if it should have it, look"
+                " at the credentials",
+                self._url,
+            )
 
     def _all_is_forbidden(self, *, hurried: bool) -> bool:
         """Whether nix-cache-info is refused as well; what is remembered of it does not count."""

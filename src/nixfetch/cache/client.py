@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -22,7 +23,12 @@ from nixfetch.errors import FormatError, NixfetchError, TransportError, TrustErr
 from nixfetch.formats import narinfo
 from nixfetch.formats.narinfo import NarInfoError
 from nixfetch.plan.retry import RetrySchedule
-from nixfetch.transport.base import ForbiddenError, NotFoundError, Pace
+from nixfetch.transport.base import (
+    AuthenticationError,
+    ForbiddenError,
+    NotFoundError,
+    Pace,
+)
 from nixfetch.transport.urls import redacted
 
 if TYPE_CHECKING:
@@ -83,6 +89,7 @@ class BinaryCache:
         schedule = retry or RetrySchedule()
         self._small_gate = Gate(schedule, self._waits, pace or Pace())
         self._nar_gate = Gate(schedule, self._waits, pace or Pace())
+        self._first_damage = threading.Lock()  # never released: whoever gets it is the first
         self._small = SmallObjects(
             transport, self._small_gate, self._waits, throttle=throttle, offline=offline
         )
@@ -181,6 +188,27 @@ class BinaryCache:
         """Say that a NAR of it was no good."""
         self._nar_gate.disbelieved(error)
 
+    def outdone(self, path: StorePath, error: NixfetchError, *, by: str) -> None:
+        """Say that another cache gave what this one failed at; loudly where it is damaged, once.
+
+        Args:
+            path: what.
+            error: what was wrong with it here.
+            by: URL of the cache that gave it.
+        """
+        damaged = not isinstance(error, TransportError)
+        loud = damaged and by != self.url and self._first_damage.acquire(blocking=False)
+        _log.log(
+            logging.WARNING if loud else logging.INFO,
+            "%s: what it gave of %s is no good, and %s gave it: %s"
+            if damaged
+            else "%s: did not give %s, and %s did: %s",
+            self.url,
+            path,
+            by,
+            error,
+        )
+
     def lookup(self, path: StorePath, policy: TrustPolicy, *, hurried: bool = False) -> Trusted:
         """What is remembered of `path`, or else what the cache says; as `recall` and `ask`."""
         return self.recall(path, policy) or self.ask(path, policy, hurried=hurried)
@@ -276,7 +304,8 @@ class BinaryCache:
             pausing: called before and while the reader waits for a try; see `Gate.asking`.
 
         Raises:
-            NarGoneError: the narinfo is there, the NAR is not.
+            NarGoneError: the narinfo is there, the NAR is not, or not for us.
+            AuthenticationError: the cache refuses everything.
             CodecError, UnsupportedCompressionError: it cannot be decoded.
             TooLargeError: it does not end where it could.
             TransportError: it does not arrive.
@@ -337,12 +366,24 @@ class BinaryCache:
         partial: Partial | None = None,
     ) -> Arriving:
         info = trusted.info
+
+        def came(size: int) -> None:
+            self._about.has_answered = True
+            downloaded(size)
+
+        def forbidden(error: ForbiddenError) -> TransportError:
+            meant = self._about.forbidden_nar(error, hurried=hurried)
+            if isinstance(meant, AuthenticationError):
+                self._nar_gate.disbelieved(meant)
+            return meant
+
         return Arriving(
             self._transport,
             info.url,
             asking=self._nar_gate.asking(hurried=hurried, pausing=pausing),
-            downloaded=downloaded,
+            downloaded=came,
             throttle=self._throttle,
+            forbidden=forbidden,
             limit=_limit(trusted),
             partial=partial,
             sure=info.file_hash is not None,

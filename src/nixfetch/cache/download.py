@@ -20,7 +20,13 @@ from nixfetch.formats.hashes import Hash
 from nixfetch.streams import codecs
 from nixfetch.streams.limits import TooLargeError, at_most
 from nixfetch.transport.answers import BrokenAnswerError
-from nixfetch.transport.base import NotFoundError, Pace, Range, UnsatisfiableRangeError
+from nixfetch.transport.base import (
+    ForbiddenError,
+    NotFoundError,
+    Pace,
+    Range,
+    UnsatisfiableRangeError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,6 +48,10 @@ class NarGoneError(TransportError):
     exit_code = 3
 
 
+class NarForbiddenError(NarGoneError):
+    """The cache has the path's narinfo, and does not say to us whether it has its NAR (403)."""
+
+
 class Arriving:
     """An object's bytes, through interruptions: an iterator that goes on where a body broke off."""
 
@@ -53,6 +63,7 @@ class Arriving:
         asking: Asking,
         downloaded: Callable[[int], None],
         throttle: Callable[[int], object],
+        forbidden: Callable[[ForbiddenError], TransportError],
         limit: int,
         partial: Partial | None = None,
         sure: bool = False,
@@ -66,6 +77,7 @@ class Arriving:
             asking: when to try, and how often.
             downloaded: is told of bytes that came over the wire, each once.
             throttle: is told of all that came, and may wait.
+            forbidden: what a 403 means.
             limit: bytes of one body, as it travels.
             partial: what an earlier run has of it, and where this one keeps what comes.
             sure: a hash of the whole is known, so that parts of two versions are found out.
@@ -76,6 +88,7 @@ class Arriving:
         self._asking = asking
         self._downloaded = downloaded
         self._throttle = throttle
+        self._forbidden = forbidden
         self._limit = limit
         self._partial = partial
         self._sure = sure
@@ -120,7 +133,7 @@ class Arriving:
                 yield from self._attempt(pace)
             except NotFoundError as error:
                 asking.succeeded()
-                raise NarGoneError("the cache has the narinfo, but not its NAR") from error
+                raise self._gone(error) from error
             except UnsatisfiableRangeError as error:
                 if before:
                     # It broke off behind its last byte, or is another one: the hash will say.
@@ -142,6 +155,11 @@ class Arriving:
             else:
                 asking.succeeded()
                 return
+
+    def _gone(self, error: NotFoundError) -> TransportError:
+        if isinstance(error, ForbiddenError):
+            return self._forbidden(error)
+        return NarGoneError("the cache has the narinfo, but not its NAR")
 
     def _kept(self) -> Iterator[bytes]:
         """What an earlier run has."""

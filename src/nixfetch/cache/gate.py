@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _CONNECT, _STALL = 5.0, 10.0  # seconds, while another cache is left
 _LEAST = 0.5  # seconds: what is left of a budget may be too little for any answer
-_OF_THE_CACHE = frozenset({"reason", "status", "seconds", "code", "provider"})  # facts
+_OF_THE_CACHE = frozenset(
+    {"reason", "status", "seconds", "code", "provider", "profile", "endpoint", "retry_after"}
+)  # facts
 _LOOK = 0.1  # seconds that one waits at a time: whoever waits may have to give up
 
 
@@ -260,6 +262,16 @@ class Gate:
             failures, fraction=self._waits.fraction(), retry_after=error.retry_after
         )
 
+    def note_wait(self, error: TransportError) -> None:
+        """Have `error` say that the cache wants to be left alone for longer than anybody waits."""
+        asked, longest = error.retry_after, self._schedule.longest_asked
+        if asked is not None and asked > longest:
+            error.facts.setdefault("retry_after", f"{asked:.0f} s")
+            error.hint = error.hint or (
+                f"it asks to be left alone for {asked:.0f} s, which was not waited for (at most"
+                f" {longest:.0f} s are): try again then"
+            )
+
     def now(self) -> float:
         """Seconds, on the clock of the gate."""
         return self._waits.now()
@@ -351,6 +363,7 @@ class Asking:
         """
         gate = self._gate
         self._failures = 1 if self._heard is not None else self._failures + 1
+        gate.note_wait(error)
         gate.failed(error, began=self._began, heard=self._heard)
         self.leave()
         delay = gate.delay(error, self._failures)

@@ -16,7 +16,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Self
 
 from nixfetch.cache.client import HEALABLE
-from nixfetch.cache.download import NarGoneError
+from nixfetch.cache.download import NarForbiddenError, NarGoneError
 from nixfetch.cache.gate import OutOfPatienceError
 from nixfetch.cache.race import Lanes, race
 from nixfetch.cache.small import OfflineError
@@ -167,7 +167,8 @@ class CacheGroup:
         """
         path = found.trusted.info.path
         if isinstance(error, NarGoneError) or not isinstance(error, TransportError):
-            found.cache.forget(path)
+            if not isinstance(error, NarForbiddenError):  # which says nothing of the narinfo
+                found.cache.forget(path)
             if found.answer.remembered:  # an old one; the cache may have another by now
                 try:
                     trusted = found.cache.ask(path, policy, hurried=found.hurried, pausing=pausing)

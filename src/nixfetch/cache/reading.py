@@ -8,16 +8,22 @@ from typing import TYPE_CHECKING
 from nixfetch.errors import TrustError
 from nixfetch.formats.narinfo import NarInfo, NarInfoError
 from nixfetch.formats.signing import SIGNATURE_SIZE
+from nixfetch.transport.urls import UrlError, checked_text, redacted, scheme, segments
 
 if TYPE_CHECKING:
     from nixfetch.formats.storepath import StorePath
     from nixfetch.plan.trust import Trusted, TrustPolicy
 
 _MOST_SIGNATURES = 32  # of one path that are kept; real ones have one or two
+_ELSEWHERE = frozenset({"http", "https"})  # schemes by which a cache may name another place
 
 
 class WrongPathError(TrustError):
     """The cache answered with another path than it was asked for."""
+
+
+class NarUrlError(TrustError):
+    """The narinfo names a file that is no cache's to name; no signature covers that field."""
 
 
 class NotNarInfoError(NarInfoError):
@@ -59,10 +65,23 @@ def trusted(info: NarInfo, path: StorePath, policy: TrustPolicy, *, check: bool)
     Raises:
         WrongPathError: the same hash part under another name.
         UnsignedError, FalseContentAddressError, WeakHashError: nobody vouches for it.
+        NarUrlError: its NAR is said to be where no cache may send us.
     """
     if info.path != path:
         raise WrongPathError("cache answered with another path", asked=path, got=info.path)
+    _check_url(info.url)
     return _slim(policy.admit(info, check=check))
+
+
+def _check_url(url: str) -> None:
+    """See that a transport may be asked for it; which of the two kinds it can do is its own."""
+    try:
+        if scheme(checked_text(url)) not in _ELSEWHERE:
+            segments(url)
+    except UrlError as error:
+        raise NarUrlError(
+            "narinfo names a file outside of the cache", url=redacted(url), reason=error.problem
+        ) from error
 
 
 def _slim(trusted: Trusted) -> Trusted:

@@ -121,7 +121,7 @@ class _Run:
         from nixfetch.cli import problems
 
         if self._verbosity >= _TRACEBACK:
-            problems.show_traceback(error, self._output)
+            problems.show_traceback(error, self._output, log_format=self._log_format)
         if not isinstance(error, NixfetchError):
             error = problems.unforeseen(error)
         problems.show(error, self._output, log_format=self._log_format)

@@ -161,7 +161,9 @@ class Context:
                 return StorePath.parse(base)
             except StorePathError as error:
                 raise UsageError(
-                    f"not a store path: {text[:_LONGEST_SHOWN]}", hint=_PATH, reason=error.problem
+                    f"not a store path: {text[:_LONGEST_SHOWN]}",
+                    hint=_inside(base) or _PATH,
+                    reason=error.problem,
                 ) from error
         if caches is not None:
             return caches.resolve(base)
@@ -170,6 +172,24 @@ class Context:
         if path is None:
             raise MissingError("no valid path has this hash part", hash_part=base)
         return path
+
+
+def _inside(text: str) -> str | None:
+    """What to do about a file of a store path; None where `text` is something else."""
+    from nixfetch.formats.storepath import StorePath, StorePathError, is_hash_part
+
+    base, slash, inner = text.partition("/")
+    if not slash:
+        return None
+    if not is_hash_part(base):
+        try:
+            StorePath.parse(base)
+        except StorePathError:
+            return None
+    return (
+        f"leave out /{inner[:_LONGEST_SHOWN]}: paths come whole; `nixfetch run` starts a program"
+        " of one"
+    )
 
 
 def _check_keys(given: object) -> None:

@@ -6,7 +6,8 @@ whether a key that we trust signed each PATH, whether it has listings, and wheth
 their closure is there; one byte of each is asked for.
 
 Without a URL it examines this machine: the store, its disk and database, decoders, settings,
-proxies, and looks whether each configured cache answers.
+proxies, and looks whether each configured cache answers. With --offline none but directories is
+asked.
 
 Prints a line for each check, with ok, warn or fail, and the fix below it; with --json one
 document. Exits with 0 when nothing failed, else with what the gravest failure means: 6 this
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
+    from nixfetch.cache.small import OfflineError
     from nixfetch.cli.context import Context
     from nixfetch.config.caches import Reach
-    from nixfetch.doctor import Check
+    from nixfetch.doctor import Check, NarCensus
+    from nixfetch.errors import NixfetchError
     from nixfetch.formats.storepath import StorePath
     from nixfetch.transport import Transport
 
@@ -73,20 +76,28 @@ class _Doctor:
         self._context = context
 
     def checks(self) -> Iterator[Check]:
-        from nixfetch.doctor import Asking, examine_cache, glance
+        from nixfetch.doctor import Asking, Check, examine_cache, glance
 
         policy = self._context.policy()
         reaches = self._reaches()
         if self._url is not None:
+            if not self._may_ask(reaches[0]):
+                yield Check.failed("reachable", _offline())
+                return
             paths = self._named()
             yield from examine_cache(reaches[0], Asking(policy=policy, paths=paths))
         else:
             yield from self._machine()
             for reach in reaches:
-                if reach.url.is_directory or not self._context.config.offline:
+                if self._may_ask(reach):
                     yield glance(reach, Asking(policy=policy))
+                else:
+                    yield Check(name=reach.url.display, state="warn", found=_offline().problem)
         if self._nars:
             yield from self._census(reaches)
+
+    def _may_ask(self, reach: Reach) -> bool:
+        return reach.url.is_directory or not self._context.config.offline
 
     def _reaches(self) -> list[Reach]:
         from nixfetch.cli.context import UsageError
@@ -123,9 +134,7 @@ class _Doctor:
     def _census(self, reaches: list[Reach]) -> Iterator[Check]:
         from nixfetch.config.caches import open_caches
         from nixfetch.doctor import Check, take_census
-        from nixfetch.doctor.checks import MISSING
         from nixfetch.errors import NixfetchError
-        from nixfetch.transport import NotFoundError
 
         context = self._context
         with ExitStack() as stack:
@@ -143,19 +152,31 @@ class _Doctor:
             else:
                 caches = stack.enter_context(context.caches())
             transports: dict[str, Transport] = {}
-            for reach in reaches:
+            for reach in filter(self._may_ask, reaches):
                 transport = stack.enter_context(closing(reach.transport()))
                 transports.setdefault(transport.url, transport)
+
+            def transport_to(url: str) -> Transport:
+                if url not in transports:  # what is remembered of it may name it
+                    raise _offline()
+                return transports[url]
+
             try:
                 census = take_census(
                     context.paths(self._nars, caches=caches),
                     caches=caches,
-                    transport=transports.__getitem__,
+                    transport=transport_to,
                     policy=context.policy(),
                 )
             except NixfetchError as error:
                 yield Check.failed("NARs", error)
                 return
+        yield from self._counted(census)
+
+    def _counted(self, census: NarCensus) -> Iterator[Check]:
+        from nixfetch.doctor import Check, exit_code
+        from nixfetch.doctor.checks import MISSING
+
         yield Check(
             name="NARs",
             state="fail" if census.lost else "ok",
@@ -163,10 +184,31 @@ class _Doctor:
             facts={"there": census.there, "lost": [str(path) for path, _ in census.lost]},
             exit_code=MISSING if census.lost else 0,
         )
-        for path, reason in census.lost[: None if context.config.json else _MOST_LOST]:
-            gone = isinstance(reason, NotFoundError)
-            check = Check.failed(str(path), reason)
-            yield replace(check, exit_code=MISSING) if gone else check
+        checks = [_lost(path, reason) for path, reason in census.lost]
+        shown = len(checks) if self._context.config.json else _MOST_LOST
+        yield from checks[:shown]
+        if left_out := checks[shown:]:
+            yield Check(
+                name="NARs",
+                state="fail",
+                found=f"{len(left_out)} more not there; --json lists all",
+                exit_code=exit_code(left_out),
+            )
+
+
+def _lost(path: StorePath, reason: NixfetchError) -> Check:
+    from nixfetch.doctor import Check
+    from nixfetch.doctor.checks import MISSING
+    from nixfetch.transport import NotFoundError
+
+    check = Check.failed(str(path), reason)
+    return replace(check, exit_code=MISSING) if isinstance(reason, NotFoundError) else check
+
+
+def _offline() -> OfflineError:
+    from nixfetch.cache.small import OfflineError
+
+    return OfflineError("not asked: the run is offline", hint="leave out --offline")
 
 
 def _shown_url(url: str) -> str:

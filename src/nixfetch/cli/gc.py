@@ -61,13 +61,16 @@ def run(args: argparse.Namespace, context: Context) -> int:
 
     from nixfetch.cache.partial import Partials
     from nixfetch.cli.roots import existing_store
+    from nixfetch.errors import facts
     from nixfetch.store.collect import collect
     from nixfetch.store.layout import Layout
     from nixfetch.store.reserve import give_up_reserve
 
     context.output.goes_on = True
     if not args.dry_run:
-        give_up_reserve(Layout(Path(context.config.store_root())))
+        root = context.config.store_root()
+        with facts(store=root):
+            give_up_reserve(Layout(Path(root).absolute()))
     with existing_store(context, read_only=args.dry_run) as store:
         collected = collect(
             store,

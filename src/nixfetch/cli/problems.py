@@ -11,6 +11,7 @@ hint: what to do
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 from nixfetch.cli.sizes import STEP, amount
@@ -46,7 +47,7 @@ def show(error: NixfetchError, output: Output, *, log_format: str) -> None:
     output.error(text)
 
 
-def show_traceback(error: BaseException, output: Output) -> None:
+def show_traceback(error: BaseException, output: Output, *, log_format: str = "text") -> None:
     """Write where `error` came from to stderr, for whoever looks for a bug."""
     import traceback
 
@@ -54,7 +55,21 @@ def show_traceback(error: BaseException, output: Output) -> None:
         failure.error for failure in _failures(error) if failure.error is not None
     ]
     for each in inner[:_MOST_FAILURES] or [error]:
-        output.error("".join(traceback.format_exception(each)).rstrip())
+        text = "".join(traceback.format_exception(each)).rstrip()
+        output.error(_traceback_line(text, str(each), log_format))
+
+
+def _traceback_line(text: str, problem: str, log_format: str) -> str:
+    from nixfetch.cli import logs
+
+    match log_format:
+        case "json":
+            line = {"level": "debug", "logger": "nixfetch.cli", "message": problem}
+            return json.dumps({**line, "traceback": text})
+        case "internal-json":
+            return logs.line(log_format, logging.DEBUG, text)
+        case _:
+            return text
 
 
 def unforeseen(error: BaseException) -> NixfetchError:
@@ -172,7 +187,8 @@ def _render_failures(failures: list[PathReport]) -> list[str]:
     reasons.sort(key=lambda error: error.exit_code == 3)  # noqa: PLR2004 - in no cache: the mildest
     lines = [line for error in reasons[:_MOST_FAILURES] for line in _render_one(error)]
     if (more := len(reasons) - _MOST_FAILURES) > 0:
-        lines.append(f"error: {more} more paths failed; --json lists them all")
+        paths = "path" if more == 1 else "paths"
+        lines.append(f"error: {more} more {paths} failed; --json lists all")
     if consequences:
         lines.append(
             f"error: not registered, since what they refer to failed: {_shown(consequences)}"

@@ -63,7 +63,6 @@ def open_caches(
         CacheUrlError: one is of a kind that we cannot read, or malformed.
         SecretError: its credentials cannot be read.
         NetrcError: `netrc_file` is malformed.
-        AuthenticationError: an AWS profile is unknown.
     """
     with ExitStack() as opened:
         memory = memory or Memory()

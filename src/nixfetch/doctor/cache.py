@@ -119,17 +119,17 @@ class _Examination:
         if not self._reach.url.is_directory:
             yield from self._head()
             yield self._latency(transport)
-        nar = None
+        nars = []
         for path in self._asking.paths:
             info, check = self._narinfo(transport, path)
             yield check
             if info is not None:
-                nar = nar or info.url
+                nars.append(info.url)
                 yield self._listing(transport, path)
         if not self._asking.paths:
             yield self._keys()
-        if nar is not None or raw:
-            yield self._range(transport, nar or INFO)
+        if names := [*nars, *([INFO] if raw else [])]:
+            yield self._range(transport, names)
 
     def _credentials(self, transport: Transport) -> Check:
         name = "credentials"
@@ -314,14 +314,22 @@ class _Examination:
             return Check.failed("listing", error)
         return Check(name="listing", found="has .ls")
 
-    def _range(self, transport: Transport, name: str) -> Check:
-        try:
-            with transport.open(name, Range(start=1, stop=2)) as body:
-                start, size = body.start, body.size
-        except _ANSWERS as error:
-            return Check.failed("ranges", error)
-        if (start, size) == (1, 1):
+    def _range(self, transport: Transport, names: Sequence[str]) -> Check:
+        """Whether a part can be had of the first of `names` that is there."""
+        part = None
+        for name in names:
+            try:
+                with transport.open(name, Range(start=1, stop=2)) as body:
+                    part = body.start, body.size
+                break
+            except NotFoundError:  # which the count of the NARs tells of
+                continue
+            except _ANSWERS as error:
+                return Check.failed("ranges", error)
+        if part == (1, 1):
             return Check(name="ranges", found="honoured: downloads that break off can go on")
+        if part is None:
+            return Check(name="ranges", state="warn", found="not known: no NAR to ask for is there")
         return Check(
             name="ranges",
             state="warn",

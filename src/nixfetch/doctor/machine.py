@@ -86,11 +86,11 @@ def _disk(place: Path) -> Iterator[Check]:
         return
     free, files = disk.f_bavail * disk.f_frsize, disk.f_favail
     tight = free < _LITTLE_SPACE or (disk.f_files > 0 and files < _FEW_FILES)
-    inodes = f", {files} files" if disk.f_files else ""
+    inodes = f" and {files} inodes" if disk.f_files else ""
     yield Check(
         name="disk",
         state="warn" if tight else "ok",
-        found=f"{free / 1024**3:.1f} GiB free{inodes} at {place}",
+        found=f"{free / 1024**3:.1f} GiB{inodes} free at {place}",
         fix="nixfetch gc deletes what no root needs" if tight else None,
         facts={"free_bytes": free, "free_files": files if disk.f_files else None},
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from nixfetch.cache.download import Download
     from nixfetch.cache.group import CacheGroup, Found
+    from nixfetch.errors import NixfetchError
     from nixfetch.plan.trust import Trusted, TrustPolicy
     from nixfetch.store.local import LocalStore
 
@@ -185,7 +186,7 @@ def transfer(
     Raises:
         NixfetchError: no cache gave it, or the store could not take it.
     """
-    failed: list[Found] = []
+    failed: list[tuple[Found, NixfetchError]] = []
     anew = False
     while True:
         download: Download | None = None
@@ -214,12 +215,13 @@ def transfer(
             anew = False
             if blamed or isinstance(error, NarGoneError):
                 found.cache.disbelieved(error)
-            failed.append(found)
+            failed.append((found, error))
             found = caches.find_next(found, error, policy, pausing=pausing)
         else:
             found.cache.believed()
             _warn_of_wrong_file(found, download)
-            for other in failed:
+            for other, wrong in failed:
+                other.cache.outdone(found.trusted.info.path, wrong, by=found.cache.url)
                 if not _same_file(other, found):  # nobody will go on with what came of it
                     other.cache.forget_download(other.trusted)
             return Transferred(found, len(failed) + 1, result, download.is_kept)

@@ -105,13 +105,19 @@ class Connection:
         """What a row says badly is this machine's fault, not a cache's."""
         try:
             yield
-        except (FormatError, TypeError, AttributeError) as error:  # columns have no types
-            raise DatabaseError(
-                "the store's database holds nonsense",
-                hint=REBUILD,
-                file=str(self.file),
-                reason=str(error),
+        except FormatError as error:
+            raise self._nonsense(str(error)) from error
+        except (TypeError, AttributeError) as error:  # columns have no types
+            raise self._nonsense(
+                "a value is missing, or of another type than its column"
             ) from error
+        except KeyError as error:
+            raise self._nonsense("a reference of or to a path that is not there") from error
+
+    def _nonsense(self, reason: str) -> DatabaseError:
+        return DatabaseError(
+            "the store's database holds nonsense", hint=REBUILD, file=str(self.file), reason=reason
+        )
 
     @contextmanager
     def errors(self) -> Iterator[None]:

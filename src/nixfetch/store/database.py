@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _REFERRERS = "select referrer from Refs where reference = ?"
 _IN_PASSING = "nixfetch, for a moment"  # a row that nobody ever sees
+_IN_MAIN = "*** in database main ***\n"  # what a finding begins with; there is no other
 _VARIABLES = 500  # parameters a statement: below SQLite's oldest limit of 999
 
 __all__ = (
@@ -114,9 +115,14 @@ class Database:
             return self.valid(paths)
 
     def all_valid(self) -> list[StorePath]:
-        """All valid paths, ascending."""
+        """All valid paths, ascending.
+
+        Raises:
+            DatabaseError: a row holds what no row should.
+        """
         rows = self._query("select path from ValidPaths order by path")
-        return [path for (text,) in rows if (path := _path_in_row(text)) is not None]
+        with self._connection.sane():
+            return [path for (text,) in rows if (path := _path_in_row(text)) is not None]
 
     def get(self, path: StorePath) -> Registration | None:
         """What is known of `path`; None when it is not valid.
@@ -151,8 +157,9 @@ class Database:
         rows = self._query(
             "select path from ValidPaths where path >= ? order by path limit 1", [prefix]
         )
-        for (path,) in rows:
-            return StorePath.parse_full(path) if path.startswith(prefix) else None
+        with self._connection.sane():
+            for (path,) in rows:
+                return StorePath.parse_full(path) if path.startswith(prefix) else None
         return None
 
     def register(self, batch: Iterable[Registration]) -> None:
@@ -306,7 +313,7 @@ class Database:
                 "the store's database is damaged",
                 hint=REBUILD,
                 file=str(self._connection.file),
-                reason=problems[0],
+                reason=problems[0].removeprefix(_IN_MAIN),
             )
 
     def _references(self, id_: int) -> tuple[StorePath, ...]:

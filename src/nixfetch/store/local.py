@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from nixfetch.errors import StoreError
 from nixfetch.formats.nar import wire
-from nixfetch.store import journal
+from nixfetch.store import journal, temproots
 from nixfetch.store.database import Database
 from nixfetch.store.disk import disk_errors, is_there
 from nixfetch.store.gone import gone
@@ -111,6 +111,7 @@ class LocalStore:
                     links = Links(open_links(self._fd))
                 stack.callback(self._let_go, links.fd)
                 journal.sweep(self.layout.inflight, self._fd, links)
+                temproots.sweep(self.layout)
                 self._staging = Staging(
                     self._fd,
                     self.layout,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 import threading
 import time
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from nixfetch.store.layout import Layout
 
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+_NAME = re.compile(r"[1-9][0-9]{0,18}(?:-[0-9]+)?\Z")
 _STORE = f"{STORE_DIR}/"
 _PAUSE = 0.1  # seconds between looks at a collector that starts or ends, as Nix
 PATIENCE = 600.0  # seconds; a collector that deletes a big tree may be silent for minutes
@@ -189,6 +191,56 @@ def find_temp_roots(layout: Layout, *, remove_dead: bool = False) -> set[str]:
     return found
 
 
+def sweep(layout: Layout) -> None:
+    """Remove the files of dead processes. For whoever opens the store; never fails.
+
+    The same steps as a collector's: with the lock, which no writer that lives gives up. Two kinds
+    of writers could lose a live file to them: an old Nix gives its lock up for a moment when it
+    turns it into a shared one, and any Nix removes a file of its own number and makes it anew, with
+    nobody's lock. So what has the number of a process that lives is passed over, whatever that
+    process is; it goes another time.
+    """
+    try:
+        with os.scandir(layout.temp_roots) as entries:
+            names = [entry.name for entry in entries]
+    except OSError:  # whoever makes a file there will say why
+        return
+    for name in names:
+        if _NAME.match(name) and not _lives(name):
+            with suppress(OSError):  # gone meanwhile, or another user's
+                _sweep_file(layout.temp_roots / name)
+
+
+def _sweep_file(file: Path) -> None:
+    fd = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _lives(file.name):  # it may have begun since we looked
+            _remove_dead(file, fd)
+    finally:
+        os.close(fd)
+
+
+def _lives(name: str) -> bool:
+    """Whether a process has the number that the file `name` is called by, here at least."""
+    try:
+        os.kill(int(name.partition("-")[0]), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
+
+
+def _remove_dead(file: Path, fd: int) -> None:
+    """Remove the file of a dead process, whose lock is held by `fd`."""
+    # Gone or another's by now when its writer closed between our open and our lock.
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(fd), file.stat()):
+            file.unlink()
+            mark_stale(fd)  # so that who waits for the lock makes a file anew
+
+
 def _read(file: Path, *, remove_dead: bool) -> str:
     """What a live process has in its file."""
     try:
@@ -201,11 +253,8 @@ def _read(file: Path, *, remove_dead: bool) -> str:
         with open(fd, encoding="ascii", errors="replace", closefd=False) as text:
             return text.read()
     else:
-        # Gone or another's by now when its writer closed between our open and our lock.
-        with suppress(FileNotFoundError):
-            if remove_dead and os.path.samestat(os.fstat(fd), file.stat()):
-                file.unlink()
-                mark_stale(fd)  # so that who waits for the lock makes a file anew
+        if remove_dead:
+            _remove_dead(file, fd)
         return ""
     finally:
         os.close(fd)

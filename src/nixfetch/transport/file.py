@@ -81,7 +81,9 @@ class FileTransport:
                 return NotFoundError("no such object")
         except OSError as error:  # a name that no directory can have
             return _cannot_read(error)
-        return TransportError("no such directory", hint="is the cache's disk mounted?")
+        # Named as a path, which is what it is about: whoever asks adds the store path otherwise.
+        hint = "is the cache's disk mounted?"
+        return TransportError("no such directory", hint=hint, path=str(self._root))
 
 
 def _body(descriptor: int, wanted: Range | None, url: str) -> Body:

@@ -51,6 +51,11 @@ _PLAIN = re.compile(r"[A-Za-z0-9._/+-]+")
 MAX_PORT = 65535
 _PORTS = {"http": 80, "https": 443}
 _BAD_REQUEST = 400
+_UNAUTHORIZED = 401
+_NO_CREDENTIALS = (
+    "no credentials for it are configured: a line of netrc, or ?token-file= or ?password-file= in"
+    " its URL (docs/guides/private-caches.md)"
+)
 _PERHAPS_TLS = "if that is a port for TLS, write https:// in the cache's URL"
 
 
@@ -187,6 +192,8 @@ class HttpTransport:
             if response.status_code == _BAD_REQUEST:  # what nginx says of both
                 plain = url.scheme == "http"
                 refusal.hint = _PERHAPS_TLS if plain else causes.OUR_CERTIFICATE_HINT
+            if response.status_code == _UNAUTHORIZED and self._authorization is None:
+                refusal.hint = _NO_CREDENTIALS
             raise refusal
         with facts(target=redacted(location)):
             # A scheme without a host is not what RFC 3986 calls relative, though join() says so.

@@ -35,7 +35,6 @@ def locate(
 
     Raises:
         UrlError: there is no such kind of cache, or its URL is malformed.
-        AuthenticationError: the AWS profile is unknown, or its credentials cannot be had.
     """
     checked_text(url)
     match scheme(url):

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from nixfetch.cache import BinaryCache
+from nixfetch.cache import BinaryCache, CacheGroup
 from nixfetch.cache.about import StoreDirError
+from nixfetch.cache.download import NarForbiddenError
 from nixfetch.cache.gate import OutOfPatienceError
 from nixfetch.cache.memo import Memo
 from nixfetch.cache.memory import Memory
-from nixfetch.cache.reading import NotNarInfoError
+from nixfetch.cache.reading import NarUrlError, NotNarInfoError
 from nixfetch.cache.small import OfflineError
 from nixfetch.errors import NixfetchError, TransportError
 from nixfetch.formats.cacheinfo import CacheInfo
 from nixfetch.plan.trust import TrustPolicy, UnsignedError
 from nixfetch.transport.base import AuthenticationError, NotFoundError
+from nixfetch.transport.urls import redacted
 from simulated_cache import (
     OTHER_KEY,
     POLICY,
@@ -332,3 +335,125 @@ def test_a_dripping_narinfo_is_not_waited_for_while_another_cache_is_left() -> N
         cache.lookup(path, POLICY, hurried=True)
     assert remote.now < 40
     assert cache.lookup(path, POLICY).info.path == path
+
+
+# NARs that are refused.
+
+
+def nar_error(cache: BinaryCache, path: StorePath) -> NixfetchError:
+    with (
+        pytest.raises(NixfetchError) as caught,
+        cache.nar(cache.lookup(path, POLICY)) as download,
+    ):
+        b"".join(download)
+    return caught.value
+
+
+def test_403_on_nars_alone_says_so(
+    remote: SimulatedCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = [remote.add(name) for name in ("a", "b")]
+    for path in paths:
+        remote.faults[remote.nar_name(path)] = Forbidden()
+    cache = client(remote)
+    with caplog.at_level(logging.WARNING):
+        for path in paths:
+            error = nar_error(cache, path)
+            assert type(error) is NarForbiddenError
+            assert (error.exit_code, error.facts["status"]) == (3, 403)
+            assert "credentials" in (error.hint or "")
+    assert caplog.text.count("403") == 1
+
+
+def test_where_all_but_the_memory_says_403_the_door_is_closed(
+    remote: SimulatedCache, memo: Memo
+) -> None:
+    """The narinfo is remembered; the token that let us in is over."""
+    path = remote.add("a")
+    client(remote, memo).lookup(path, POLICY)
+    remote.fault = Forbidden()
+    cache = client(remote, memo)
+    error = nar_error(cache, path)
+    assert isinstance(error, AuthenticationError)
+    assert (error.exit_code, error.facts["status"]) == (5, 403)
+    assert "credentials" in (error.hint or "")
+
+
+def test_but_not_where_a_nar_was_to_be_had(remote: SimulatedCache, memo: Memo) -> None:
+    paths = [remote.add(name) for name in ("a", "b")]
+    for path in paths:
+        client(remote, memo).lookup(path, POLICY)
+    cache = client(remote, memo)
+    remote.faults |= {INFO: Forbidden(), remote.nar_name(paths[1]): Forbidden()}
+    with cache.nar(cache.lookup(paths[0], POLICY)) as download:
+        b"".join(download)
+    assert type(nar_error(cache, paths[1])) is NarForbiddenError
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_a_403_does_not_make_us_forget_the_narinfo(
+    remote: SimulatedCache, memo: Memo, *, everywhere: bool
+) -> None:
+    path = remote.add("a")
+    client(remote, memo).lookup(path, POLICY)
+    if everywhere:
+        remote.fault = Forbidden()
+    else:
+        remote.faults[remote.nar_name(path)] = Forbidden()
+    with CacheGroup([client(remote, memo)]) as group:
+        found = group.find(path, POLICY)
+        error = nar_error(found.cache, path)
+        with pytest.raises(NixfetchError) as caught:
+            group.find_next(found, error, POLICY)
+    assert caught.value.exit_code == (5 if everywhere else 3)
+    assert memo.get(remote.url, path.hash_part) is not None
+
+
+def test_a_closed_door_is_warned_of_once_where_another_is_left(
+    remote: SimulatedCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    remote.fault = Forbidden()
+    good = SimulatedCache(url="simulated://good", priority=50)
+    paths = [good.add(name) for name in ("a", "b")]
+    with (
+        caplog.at_level(logging.WARNING),
+        CacheGroup([client(remote), client(good)]) as group,
+    ):
+        for path in paths:
+            assert group.find(path, POLICY).cache.url == good.url
+    [record] = caplog.records
+    assert record.getMessage().startswith(f"{remote.url}: cache refuses everything (status=403): ")
+    assert "credentials" in record.getMessage()
+
+
+# Where a narinfo may say that its NAR is.
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "../../etc/passwd",
+        "nar/%2e%2e/x",
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "data:text/plain,x",
+        "ftp://cache.example/x",
+    ],
+)
+def test_a_nar_outside_of_the_cache_is_not_believed(
+    remote: SimulatedCache, memo: Memo, url: str
+) -> None:
+    path = remote.add("a")
+    remote.publish(replace(remote.infos[path], url=url), key=remote.key)
+    error = missing(client(remote, memo), path)
+    assert isinstance(error, NarUrlError)
+    assert error.exit_code == 4
+    assert error.facts["url"] == redacted(url)
+    assert memo.get(remote.url, path.hash_part) is None
+
+
+def test_a_nar_on_another_server_may_be(remote: SimulatedCache) -> None:
+    path = remote.add("a")
+    url = "https://cdn.example/nar/x.nar?token=1"
+    remote.publish(replace(remote.infos[path], url=url), key=remote.key)
+    assert client(remote).lookup(path, POLICY).info.url == url

@@ -329,9 +329,11 @@ def test_not_longer_than_is_reasonable(
 ) -> None:
     path = remote.add("a")
     remote.faults[remote.narinfo_name(path)] = Refused(times=1, retry_after=61)
-    with pytest.raises(TransportError):
+    with pytest.raises(TransportError) as caught:
         client.narinfo(path.hash_part)
     assert clock.slept == []
+    assert caught.value.facts["retry_after"] == "61 s"
+    assert "not waited for" in (caught.value.hint or "")
 
 
 def test_a_schedule_of_ones_own(remote: SimulatedCache, clock: Clock) -> None:

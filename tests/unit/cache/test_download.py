@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nixfetch.cache import BinaryCache
-from nixfetch.cache.download import NarGoneError
+from nixfetch.cache.download import NarForbiddenError, NarGoneError
 from nixfetch.cache.memory import LARGE_FILE, LARGE_NAR, Memory
 from nixfetch.cache.partial import Partials
 from nixfetch.errors import TransportError
@@ -212,13 +212,19 @@ def test_who_waits_holds_nothing(remote: SimulatedCache) -> None:
     assert list(dict.fromkeys(told)) == [0, 1, 2, 3]  # and while it waits
 
 
-@pytest.mark.parametrize("fault", [Missing(), Forbidden()])
-def test_a_nar_that_is_gone(run: Run, remote: SimulatedCache, fault: Missing | Forbidden) -> None:
+@pytest.mark.parametrize(
+    ("fault", "raised"), [(Missing(), NarGoneError), (Forbidden(), NarForbiddenError)]
+)
+def test_a_nar_that_is_gone(
+    run: Run, remote: SimulatedCache, fault: Missing | Forbidden, raised: type[NarGoneError]
+) -> None:
     path, trusted = add(remote)
     run.interrupted(remote, trusted)
     remote.faults[remote.nar_name(path)] = fault
-    with pytest.raises(NarGoneError):
+    with pytest.raises(NarGoneError) as caught:
         run.whole(remote, trusted)
+    assert type(caught.value) is raised
+    assert caught.value.exit_code == 3
     assert run.kept == [PART]  # another cache may give the rest
 
 

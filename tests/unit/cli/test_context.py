@@ -105,3 +105,12 @@ def test_what_is_no_store_path_is_usage(text: str) -> None:
     assert caught.value.problem.startswith("not a store path: ")
     assert len(caught.value.problem) < 400
     assert "HASH-NAME" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("base", ["/nix/store/{}-say-1.0", "{}-say-1.0", "{}"])
+def test_a_file_of_a_store_path_is_told_from_it(base: str) -> None:
+    context, _ = load()
+    with pytest.raises(UsageError) as caught:
+        context.paths([base.format("0" * 32) + "/bin/say"])
+    assert (caught.value.hint or "").startswith("leave out /bin/say: ")
+    assert "`nixfetch run`" in (caught.value.hint or "")

@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import subprocess
-from contextlib import suppress
+from contextlib import chdir, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -161,3 +161,14 @@ def test_what_is_immutable_is_not_deleted(run: Run, closure: dict[str, Any], fet
     ran = run("gc", "--store", fetched)
     assert ran.code == 0
     assert "deleted 0 paths and 1 leftover: " in ran.err
+
+
+def test_what_was_kept_and_cannot_be_given_up_is_named_whole(run: Run, fetched: Path) -> None:
+    reserve = fetched / "nix/var/nix/db/reserved"
+    reserve.unlink()
+    reserve.mkdir()
+    with chdir(fetched.parent):
+        ran = run("gc", "--store", fetched.name)
+    assert ran.code == 6
+    assert f": {reserve}\n" in ran.err
+    assert f"  store: {fetched.name}\n" in ran.err

@@ -151,7 +151,7 @@ def test_hundreds_of_failures_are_not_told_one_by_one() -> None:
     errors = [(path(n), TransportError("cannot connect", path=path(n))) for n in range(50)]
     lines = rendered(failed(*errors)).splitlines()
     assert len(lines) == 11
-    assert lines[-1] == "error: 40 more paths failed; --json lists them all"
+    assert lines[-1] == "error: 40 more paths failed; --json lists all"
 
 
 def test_json() -> None:
@@ -208,3 +208,26 @@ def test_tracebacks_are_those_of_the_reasons() -> None:
     assert text.count("Traceback") == 3
     assert "inner one" in text
     assert "alone" in text
+
+
+@pytest.mark.parametrize("log_format", ["json", "internal-json"])
+def test_a_traceback_is_one_line_of_a_log_for_programs(log_format: str) -> None:
+    with pytest.raises(NixfetchError) as caught:
+        raise NixfetchError("alone")
+    err = io.BytesIO()
+    problems.show_traceback(caught.value, Output(None, err), log_format=log_format)
+    [line] = err.getvalue().decode().splitlines()
+    if log_format == "json":
+        document = json.loads(line)
+        assert (document["level"], document["message"]) == ("debug", "alone")
+        text = document["traceback"]
+    else:
+        document = json.loads(line.removeprefix("@nix "))
+        assert (document["action"], document["level"]) == ("msg", 6)
+        text = document["msg"]
+    assert text.startswith("Traceback (most recent call last):\n")
+
+
+def test_one_failure_too_many() -> None:
+    errors = [(path(n), TransportError("cannot connect", path=path(n))) for n in range(11)]
+    assert rendered(failed(*errors)).endswith("\nerror: 1 more path failed; --json lists all")

@@ -151,6 +151,18 @@ def test_ranges_that_are_ignored(server: LoopbackServer) -> None:
     assert states(examined(server.url)) == {"ranges": "warn"}
 
 
+def test_ranges_of_nars_that_are_gone(server: LoopbackServer) -> None:
+    def gone(request: Request) -> Answer | None:
+        return Answer(b"", 404) if request.name.startswith("nar/") else None
+
+    server.faults["*"] = gone
+    assert states(examined(server.url, ROOT)) == {}  # that of nix-cache-info is as good
+    server.faults["nix-cache-info"] = Answer(b"", 404)
+    checks = examined(server.url, ROOT)
+    assert states(checks) == {"reachable": "warn", "ranges": "warn"}
+    assert checks["ranges"].found.startswith("not known")
+
+
 def test_a_clock_that_is_wrong(server: LoopbackServer) -> None:
     asking = Asking(policy=POLICY, now=lambda: 0.0)
     checks = {check.name: check for check in examine_cache(reached(server.url), asking)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +23,8 @@ def test_a_store_to_be(tmp_path: Path) -> None:
     assert {name for name, check in checks.items() if check.state == "fail"} == set()
     assert list(checks) == ["store", "disk", "database", "decoders", "libraries", "proxies"]
     assert "to be made" in checks["store"].found
+    room = r"[0-9.]+ GiB( and [0-9]+ inodes)? free at "
+    assert re.match(room, checks["disk"].found)
     assert list(tmp_path.iterdir()) == []
 
 

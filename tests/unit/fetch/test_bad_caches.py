@@ -345,3 +345,34 @@ def test_wrong_content_says_what_of_the_file_is_wrong(tmp_path: Path) -> None:
     assert error.facts["expected_file_hash"] == str(cache.infos[path].file_hash)
     assert "file_hash" in error.facts
     assert "expected" in error.facts
+
+
+# Who is told of.
+
+
+def test_a_cache_that_gives_damaged_nars_is_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad, good = SimulatedCache(url="simulated://bad", priority=1), SimulatedCache(priority=2)
+    paths = [{cache.add(name, b"data") for cache in (bad, good)}.pop() for name in ("a", "b")]
+    for path in paths:
+        bad.faults[bad.nar_name(path)] = FlippedByte(-1)
+    with caplog.at_level(logging.INFO), LocalStore(tmp_path) as store:
+        fetch(store, [bad, good], paths, jobs=1)
+        assert store.valid(paths) == set(paths)
+    told = [record for record in caplog.records if "is no good, and" in record.getMessage()]
+    assert sorted(record.levelno for record in told) == [logging.INFO, logging.WARNING]
+    for record in told:
+        assert record.getMessage().startswith(f"{bad.url}: ")
+        assert good.url in record.getMessage()
+
+
+def test_one_alone_is_an_error_and_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = SimulatedCache()
+    path = cache.add("a", b"data")
+    cache.faults[cache.nar_name(path)] = FlippedByte(-1)
+    with caplog.at_level(logging.WARNING), LocalStore(tmp_path) as store:
+        failing_fetch(store, cache, [path])
+    assert caplog.records == []

@@ -140,4 +140,8 @@ def test_a_program_has_the_signals_of_a_shell() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, timeout=60, check=True
     )
-    assert done.stdout.split() == [b"SigIgn:", b"0" * 16]
+    # Whoever runs tests may ignore some, and a child of ours has them too.
+    plain = subprocess.run(
+        ["grep", "SigIgn", "/proc/self/status"], capture_output=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == plain.stdout.split()

@@ -21,7 +21,7 @@ from simulated_cache import KEY, store_path
 from unit.store.disk_trees import entries, place_of_nobody, python
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from nixfetch.formats.storepath import StorePath
@@ -351,6 +351,34 @@ def test_a_nonsensical_row_is_a_store_error(
         database.get(store_path("top"))
     if column == "path":  # one odd row hides no other
         assert database.all_valid() == [store_path("top")]
+
+
+def test_values_that_are_missing_are_named_plainly(database: Database, memory_path: Path) -> None:
+    register(database, entry("below"), entry("top", "below"))
+    with closing(sqlite3.connect(memory_path / "db.sqlite", isolation_level=None)) as raw:
+        raw.executescript(
+            "pragma writable_schema = on;"
+            "update sqlite_master set sql = replace(sql, 'text unique not null', 'text unique');"
+        )
+    with closing(sqlite3.connect(memory_path / "db.sqlite", isolation_level=None)) as raw:
+        raw.execute("update ValidPaths set path = null where path = ?", [str(store_path("below"))])
+    ways: list[Callable[[], object]] = [
+        database.all_valid,
+        database.nodes,
+        lambda: database.get(store_path("top")),
+        lambda: database.closure([store_path("top")]),
+    ]
+    for way in ways:
+        with pytest.raises(DatabaseError, match="nonsense") as caught:
+            way()
+        assert caught.value.facts["reason"] == (
+            "a value is missing, or of another type than its column"
+        )
+    with closing(sqlite3.connect(memory_path / "db.sqlite", isolation_level=None)) as raw:
+        raw.execute("delete from ValidPaths where path is null")
+    with pytest.raises(DatabaseError, match="nonsense") as caught:
+        database.nodes()
+    assert caught.value.facts["reason"] == "a reference of or to a path that is not there"
 
 
 def test_a_directory_that_is_missing(memory_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import subprocess
 import threading
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -11,7 +12,13 @@ import pytest
 
 from nixfetch.store.disk import DiskError
 from nixfetch.store.layout import Layout
-from nixfetch.store.temproots import CollectorBusyError, StoreClosedError, TempRoots
+from nixfetch.store.temproots import (
+    CollectorBusyError,
+    StoreClosedError,
+    TempRoots,
+    _remove_dead,
+    sweep,
+)
 from simulated_cache import store_path
 from unit.store.disk_trees import descriptors, entries
 
@@ -245,3 +252,83 @@ def test_a_missing_directory_is_a_disk_error(tmp_path: Path) -> None:
     with pytest.raises(DiskError):
         TempRoots(layout)
     assert descriptors() == before
+
+
+def dead() -> int:
+    """The number of a process that is no more."""
+    with subprocess.Popen(["true"]) as process:
+        pass
+    return process.pid
+
+
+@contextmanager
+def holding(file: Path) -> Iterator[None]:
+    """Have the lock of a file, as a process of another PID namespace would."""
+    with file.open("wb") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+
+
+def test_files_of_the_dead_are_swept(layout: Layout) -> None:
+    number = dead()
+    for name in (f"{number}", f"{number}-1"):
+        (layout.temp_roots / name).write_text(f"{A}\0")
+    sweep(layout)
+    assert entries(layout.temp_roots) == []
+
+
+def test_whoever_waits_for_a_file_that_is_swept_learns_of_it(layout: Layout) -> None:
+    """Nix opens, waits for the lock, and begins anew where the file is not empty then."""
+    file = layout.temp_roots / str(dead())
+    with file.open("w+b") as opened:
+        sweep(layout)
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert os.fstat(opened.fileno()).st_size > 0
+    assert entries(layout.temp_roots) == []
+
+
+def test_what_may_be_of_a_live_process_is_not_swept(layout: Layout) -> None:
+    locked_one = layout.temp_roots / str(dead())
+    for name in (str(os.getppid()), f"{os.getpid()}-7", ".nfs0001", "0", "-1", "notes"):
+        (layout.temp_roots / name).touch()
+    (layout.temp_roots / str(2**40)).mkdir()
+    (layout.temp_roots / str(2**41)).symlink_to("notes")
+    before = [*entries(layout.temp_roots), locked_one.name]
+    with holding(locked_one), closing(TempRoots(layout)) as roots:
+        roots.add([A])
+        sweep(layout)
+        assert sorted(entries(layout.temp_roots)) == sorted([*before, str(os.getpid())])
+
+
+def test_without_a_directory_nothing_is_swept(tmp_path: Path) -> None:
+    before = descriptors()
+    sweep(Layout(tmp_path))
+    assert descriptors() == before
+
+
+def test_sweepers_leave_those_who_begin_their_lists(layout: Layout) -> None:
+    """Numbers that were dead ones' a moment ago; the sweeper is told that they still are."""
+    stop = threading.Event()
+
+    def forever() -> None:
+        file = layout.temp_roots / str(os.getpid())
+        while not stop.is_set():
+            with suppress(OSError):
+                fd = os.open(file, os.O_RDWR)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _remove_dead(file, fd)
+                finally:
+                    os.close(fd)
+
+    thread = threading.Thread(target=forever)
+    thread.start()
+    try:
+        for _ in range(500):
+            with closing(TempRoots(layout)) as roots:
+                roots.add([A])
+                assert roots._file.read_text() == f"{A}\0"
+                assert os.path.samestat(os.fstat(roots._fd), roots._file.stat())
+    finally:
+        stop.set()
+        thread.join()

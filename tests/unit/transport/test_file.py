@@ -59,6 +59,7 @@ def test_links_to_nowhere_and_to_themselves(tmp_path: Path) -> None:
 def test_a_missing_cache_is_not_a_missing_object(tmp_path: Path) -> None:
     error = refusal(tmp_path / "none", "nix-cache-info")
     assert error.problem == "no such directory"
+    assert error.facts["path"] == str(tmp_path / "none")
     assert not isinstance(error, NotFoundError)
     assert error.facts["url"] == f"{(tmp_path / 'none').as_uri()}/nix-cache-info"
 

@@ -329,6 +329,13 @@ def test_credentials_are_sent_to_the_cache(
     assert "p%40w" not in str(failure(transport, "none").facts)
 
 
+@pytest.mark.parametrize("base", ["https://cache.example", "https://user:pw@cache.example"])
+def test_401_says_whether_there_were_credentials(base: str) -> None:
+    web = Web({"https://cache.example/x": Page(status=401)})
+    hint = failure(web.transport(base), "x").hint or ""
+    assert ("no credentials for it are configured" in hint) is ("@" not in base)
+
+
 @pytest.mark.parametrize(
     ("target", "sent"),
     [

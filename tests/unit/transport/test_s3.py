@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import socket
 import tracemalloc
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -151,10 +152,42 @@ def test_without_credentials_nothing_is_signed(
 
 
 def test_an_unknown_profile_is_named() -> None:
-    with pytest.raises(AuthenticationError) as caught:
-        connect("s3://cache?profile=no-such-profile", options=OPTIONS)
-    assert caught.value.facts == {"url": "s3://cache", "profile": "no-such-profile"}
+    """Not before something is asked for: another cache may be good."""
+    with (
+        closing(connect("s3://cache?profile=no-such-profile", options=OPTIONS)) as transport,
+        pytest.raises(AuthenticationError) as caught,
+    ):
+        read(transport, "x")
+    assert caught.value.facts == {"url": "s3://cache/x", "profile": "no-such-profile"}
+    assert caught.value.exit_code == 78
     assert caught.value.hint
+
+
+def test_an_endpoint_that_is_down_is_named(session: boto3.Session) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    url = f"s3://cache?endpoint={endpoint}"
+    with (
+        closing(connect(url, options=OPTIONS, session=session)) as transport,
+        pytest.raises(TransportError) as caught,
+    ):
+        read(transport, "x")
+    assert caught.value.facts["endpoint"] == endpoint
+
+
+def test_400_to_what_was_not_signed_says_so(nobody: boto3.Session, session: boto3.Session) -> None:
+    body = b"<Error><Code>UnsupportedAlgorithm</Code><Message>x</Message></Error>"
+    with LoopbackServer({"cache/x": b"data"}) as server:
+        server.faults["cache/x"] = Answer(body, 400)
+        for who, expected in ((nobody, True), (session, False)):
+            url = f"s3://cache?endpoint={server.url}"
+            with (
+                closing(connect(url, options=OPTIONS, session=who)) as transport,
+                pytest.raises(TransportError) as caught,
+            ):
+                read(transport, "x")
+            assert caught.value.facts["code"] == "UnsupportedAlgorithm"
+            assert ("nothing was signed" in (caught.value.hint or "")) is expected
 
 
 def test_an_unusable_region_is_an_error(session: boto3.Session) -> None:

@@ -21,6 +21,7 @@ from nixfetch.errors import TransportError
 from nixfetch.transport import AuthenticationError, ForbiddenError, Pace, TransportOptions
 from nixfetch.transport.s3 import S3Location, S3Transport
 from nixfetch.transport.s3.access import BotoAccess
+from nixfetch.transport.s3.refusals import AwsConfigError
 from servers import Answer, LoopbackServer, Request
 
 if TYPE_CHECKING:
@@ -269,6 +270,16 @@ def test_credentials_that_cannot_be_had(
         error = refused(bucket)
     assert isinstance(error, AuthenticationError), error
     assert error.hint
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("text", ["[profile", "no section", "[profile ours]\n\xff\n"])
+def test_a_configuration_that_is_malformed(home: Home, server: LoopbackServer, text: str) -> None:
+    (home.folder / "config").write_bytes(text.encode("latin-1"))
+    with closing(home.bucket()) as bucket:
+        error = refused(bucket)
+    assert isinstance(error, AwsConfigError), error
+    assert error.exit_code == 78
     assert server.requests == []
 
 

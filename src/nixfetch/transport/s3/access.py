@@ -66,6 +66,7 @@ class Access(Protocol):
         """A client whose credentials last.
 
         Raises:
+            AwsConfigError: there is no such profile, or the configuration is malformed.
             AuthenticationError: there are credentials, and they cannot be had.
             TransportError: whoever gives them does not answer.
             UrlError: no client can be made of the region or endpoint.
@@ -93,11 +94,8 @@ class BotoAccess:
     Args:
         location: of the bucket.
         options: as for every transport.
-        session: makes a session; called again to look for other credentials.
+        session: makes a session, once one is needed; called again to look for other credentials.
         clock: in seconds, monotonic.
-
-    Raises:
-        botocore's ProfileNotFound: there is no such profile.
     """
 
     def __init__(
@@ -111,7 +109,7 @@ class BotoAccess:
         self._location = location
         self._options = options
         self._make_session = session
-        self._session = session()
+        self._session: boto3.Session | None = None
         self._credentials: Credentials | None = None
         self._resolved = False
         self._clients: dict[tuple[float | None, float | None], S3Client] = {}
@@ -168,6 +166,7 @@ class BotoAccess:
         try:
             with self._lock:
                 if not self._resolved:
+                    self._session = self._make_session()
                     self._credentials = self._session.get_credentials()
                     self._resolved = True
                 credentials = self._credentials
@@ -185,6 +184,7 @@ class BotoAccess:
         from botocore.config import Config
 
         location, options = self._location, self._options
+        assert self._session is not None
         config = Config(
             signature_version="s3v4" if signed else UNSIGNED,
             s3={"addressing_style": location.addressing},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit
 
 from botocore import exceptions
 from urllib3.exceptions import HTTPError  # botocore lets some of them pass while a body is read
@@ -38,8 +39,10 @@ _HINTS = {
     "SignatureDoesNotMatch": "the secret key does not belong to the access key",
     "RequestTimeTooSkewed": "set this machine's clock: it is more than 15 minutes off",
 }
+_WHERE = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws, or ?profile= in the URL"
 CREDENTIALS = frozenset(_HINTS)
 """Codes that say that the credentials are no good."""
+_BAD_REQUEST = 400
 _UNAUTHORIZED = 401
 _PROXY = 407
 _CHANGED = 412  # the object is no longer the one that If-Match names
@@ -54,6 +57,12 @@ NONE = "none found"
 """What stands for the provider of credentials where there is none."""
 
 Failure: TypeAlias = exceptions.BotoCoreError | HTTPError
+
+
+class AwsConfigError(AuthenticationError):
+    """The AWS configuration of this machine has no such profile, or cannot be read."""
+
+    exit_code = 78
 
 
 class ObjectChangedError(TransportError):
@@ -85,6 +94,8 @@ def refusal(
             "AWS credentials are refused" if provider else "bucket wants AWS credentials"
         )
         refused.hint = _HINTS.get(code) or _lack(provider)
+    elif status == _BAD_REQUEST and provider is None:  # some say so to what is not signed
+        refused.hint = f"nothing was signed, as no AWS credentials were found: {_WHERE}"
     if isinstance(refused, AuthenticationError | ForbiddenError) and status != _PROXY:
         refused.facts["provider"] = provider or NONE
     return refused
@@ -99,10 +110,7 @@ def _plain(code: str, status: int) -> int:
 
 def _lack(provider: str | None) -> str:
     if provider is None:
-        return (
-            "none were found: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws, or ?profile="
-            " in the URL"
-        )
+        return f"none were found: {_WHERE}"
     return "look at the AWS credentials, the region and the endpoint"
 
 
@@ -111,16 +119,27 @@ def failure(error: Failure) -> TransportError:
     for link in causes.chain(error):
         if isinstance(link, TransportError):  # of `heads`; botocore has wrapped it
             return link
-    reason = causes.reason(error)
+    reason, endpoint = causes.reason(error), _endpoint(error)
     if _is_proxy_refusal(error):
         hint = "look at the user and password in HTTP_PROXY and HTTPS_PROXY in the environment"
         return AuthenticationError("proxy asks for credentials", status=_PROXY, hint=hint)
     if causes.is_certificate(error):
         hint = causes.CERTIFICATE_HINT
-        return TransportError("cannot connect", reason=reason, hint=hint)
+        return TransportError("cannot connect", reason=reason, hint=hint, **endpoint)
     if isinstance(error, _CONNECTION):
-        return TransportError("connection failed", retryable=True, reason=reason)
+        return TransportError("connection failed", retryable=True, reason=reason, **endpoint)
     return TransportError("request failed", reason=reason)
+
+
+def _endpoint(error: BaseException) -> dict[str, Any]:
+    """Whom botocore wanted to talk to, as far as it says so: no path, and nothing secret."""
+    asked = str(getattr(error, "kwargs", {}).get("endpoint_url") or "")
+    try:
+        parts = urlsplit(asked)
+    except ValueError:
+        return {}
+    host = parts.netloc.rpartition("@")[2]
+    return {"endpoint": f"{parts.scheme}://{host}"} if host else {}
 
 
 def _is_proxy_refusal(error: BaseException) -> bool:
@@ -141,6 +160,13 @@ def no_credentials(
         provider: who gave them so far.
         profile: the one that was asked for.
     """
+    if isinstance(error, exceptions.ProfileNotFound):
+        return AwsConfigError(
+            "no such AWS profile",
+            profile=error.kwargs.get("profile", profile),
+            hint="~/.aws/config and ~/.aws/credentials have profiles, AWS_PROFILE or ?profile= in"
+            " the URL names one",
+        )
     known = {"provider": provider, "profile": profile}
     shown: dict[str, Any] = {name: value for name, value in known.items() if value is not None}
     if isinstance(error, exceptions.ClientError):  # of STS or SSO
@@ -156,4 +182,7 @@ def no_credentials(
         hint = "look at the AWS configuration: aws sts get-caller-identity asks the same"
     if isinstance(error, _CONNECTION) and not causes.is_certificate(error):
         return TransportError("cannot ask for AWS credentials", retryable=True, hint=hint, **shown)
+    if isinstance(error, exceptions.ConfigParseError):
+        hint = "mend the AWS configuration: AWS_CONFIG_FILE, or ~/.aws/config"
+        return AwsConfigError("malformed AWS configuration", hint=hint, **shown)
     return AuthenticationError("no usable AWS credentials", hint=hint, **shown)

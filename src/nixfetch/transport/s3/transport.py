@@ -48,7 +48,6 @@ def connect(
 
     Raises:
         UrlError: `url` says nothing usable.
-        AuthenticationError: the profile is unknown.
     """
     location = S3Location.parse(url)
     for name in _TALKATIVE:
@@ -57,19 +56,8 @@ def connect(
     def make() -> boto3.Session:
         return session or _session(location.profile, options.pace)
 
-    with facts(url=f"s3://{location.bucket}"):
-        try:
-            access = BotoAccess(location, options, make)
-        except exceptions.ProfileNotFound as error:
-            raise AuthenticationError(
-                "no such AWS profile",
-                profile=location.profile,
-                hint="~/.aws/config and ~/.aws/credentials have profiles, or AWS_PROFILE names one",
-            ) from error
-        except exceptions.BotoCoreError as error:
-            raise refusals.no_credentials(error, provider=None, profile=location.profile) from error
     return S3Transport(
-        access,
+        BotoAccess(location, options, make),
         location.bucket,
         location.prefix,
         pace=options.pace,
