@@ -9,6 +9,7 @@ Source: nix, src/libstore/schema.sql, src/libstore/local-store.cc.
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -202,12 +203,16 @@ class Database:
         """
         columns = "id, path, deriver, narSize, registrationTime"
         with self._connection.reading(), self._connection.sane():
-            rows = self._connection.execute(f"select {columns} from ValidPaths")  # noqa: S608 - ours
-            entries = {id_: (StorePath.parse_full(path), *rest) for id_, path, *rest in rows}
+            # Closed whatever happens: an open cursor would hold on to this moment.
+            with closing(
+                self._connection.execute(f"select {columns} from ValidPaths")  # noqa: S608 - ours
+            ) as rows:
+                entries = {id_: (StorePath.parse_full(path), *rest) for id_, path, *rest in rows}
             paths = {path.base: path for path, *_ in entries.values()}
             references: dict[int, list[StorePath]] = {}
-            for referrer, id_ in self._connection.execute("select referrer, reference from Refs"):
-                references.setdefault(referrer, []).append(entries[id_][0])
+            with closing(self._connection.execute("select referrer, reference from Refs")) as pairs:
+                for referrer, id_ in pairs:
+                    references.setdefault(referrer, []).append(entries[id_][0])
         return [
             Node(
                 path=path,

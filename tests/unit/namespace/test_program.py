@@ -144,4 +144,9 @@ def test_a_program_has_the_signals_of_a_shell() -> None:
     plain = subprocess.run(
         ["grep", "SigIgn", "/proc/self/status"], capture_output=True, timeout=60, check=True
     )
-    assert done.stdout.split() == plain.stdout.split()
+    assert _signals(done.stdout) == _signals(plain.stdout)
+
+
+def _signals(line: bytes) -> int:
+    """The mask without signals 32 and 33, which the C library keeps for itself."""
+    return int(line.split()[1], 16) & 0x7FFF_FFFF
