@@ -239,8 +239,8 @@ class _CappedSession:
     def send(self, request: Any) -> Any:
         response = self._session.send(request)
         if response.status_code >= _FIRST_ERROR:
-            response._content = self._read(response.raw)  # noqa: SLF001 - what it would fill itself
-            response.raw.close()
+            with closing(response.raw):
+                response._content = self._read(response.raw)  # noqa: SLF001 - it would fill it
         return response
 
     def _read(self, raw: Any) -> bytes:
