@@ -9,6 +9,7 @@ others by the time they are refused, those are taken.
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, cast
