@@ -238,7 +238,8 @@ def test_a_stop_leaves_no_files(nixfetch: Command, tmp_path: Path, stop: signal.
             process.send_signal(stop)
             _, errors = process.communicate(timeout=30)
     assert process.returncode == 128 + stop, errors
-    assert [file.name for file in mirror.iterdir()] == ["nix-cache-info"]
+    # It may have been the very first file that was being written.
+    assert {file.name for file in mirror.iterdir()} <= {"nix-cache-info"}
 
 
 def test_credentials_that_only_read(
